@@ -1,0 +1,70 @@
+"""Vectors of 0 and 1 with independent entries."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.constraints import UnitInterval
+from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.families.support import check_vectors, require, require_shape
+from jaxem.model import model_class
+
+
+class BernoulliParams(NamedTuple):
+    """prob [k, d]: the probability of a 1 in each column."""
+
+    prob: Any
+
+
+@model_class
+class Bernoulli(ExponentialFamily):
+    """p(x) = prod_j prob_j^x_j (1 - prob_j)^(1 - x_j), x [n, d]; Bishop (2006), equations (9.44) and (9.59).
+
+    A probability may be exactly 0 or 1: 0 log 0 = 0, and a row that contradicts it has log_prob -inf. That is why the
+    features are both x and 1 - x: their two logarithms never meet in one difference.
+
+    >>> import jax, jaxem
+    >>> x = jax.numpy.array([[1., 1., 0.], [1., 1., 0.], [0., 0., 1.], [0., 1., 1.]])
+    >>> best, _ = jaxem.fit_restarts(jaxem.bernoulli_mixture(2), x, jax.random.key(0), n_restarts=8)
+    >>> jax.numpy.sort(best.params.components.prob, 0).round(2).tolist()
+    [[0.0, 0.5, 0.0], [1.0, 1.0, 1.0]]
+    """
+
+    excludes = True
+
+    def features(self, x):
+        return jnp.concatenate([x, 1 - x])
+
+    def natural(self, params):
+        return log_or_impossible(jnp.concatenate([params.prob, 1 - params.prob]))
+
+    def log_normalizer(self, params):
+        return jnp.zeros((), params.prob.dtype)
+
+    def from_moments(self, moments):
+        ones, zeros = jnp.split(moments, 2)
+        return BernoulliParams(ones / (ones + zeros))
+
+    def constraints(self):
+        return BernoulliParams(UnitInterval())
+
+    def embed(self, x, weights=None):
+        """The rows themselves: scaled columns would let a rare 1 decide."""
+        return x
+
+    def sample(self, params, key, n):
+        """n rows of every component: [n, k, d]."""
+        uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
+        return (uniform < params.prob).astype(params.prob.dtype)
+
+    def check_shapes(self, x, params=None):
+        check_vectors(x)
+        if params is not None:
+            require_shape("prob", params.prob, (None, x.shape[1]))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        x = np.asarray(x)
+        require((x == 0) | (x == 1), x, "zeros and ones")

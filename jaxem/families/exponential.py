@@ -1,0 +1,71 @@
+"""Waiting times without memory."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.constraints import Positive
+from jaxem.families.scale import ScaleFamily
+from jaxem.families.support import check_numbers, require, require_shape
+from jaxem.model import model_class
+
+
+class ExponentialParams(NamedTuple):
+    """rate [k]: one over the mean."""
+
+    rate: Any
+
+
+@model_class
+class Exponential(ScaleFamily):
+    """p(x) = rate exp(-rate x) for x [n] >= 0; the M-step is rate = 1 / mean. Bishop (2006), section 2.4.
+
+    >>> import jax, jaxem
+    >>> x = jax.numpy.array([0.1, 0.3, 0.2, 0.5, 40.0, 70.0, 55.0])
+    >>> best, _ = jaxem.fit_restarts(jaxem.exponential_mixture(2), x, jax.random.key(0), n_restarts=8)
+    >>> sorted(round(1 / rate) for rate in best.params.components.rate.tolist())
+    [0, 54]
+    """
+
+    def features(self, x):
+        return x[None]
+
+    def natural(self, params):
+        return -params.rate[None]
+
+    def log_normalizer(self, params):
+        return -jnp.log(params.rate)
+
+    def from_moments(self, moments):
+        # A component of zeros only would have an infinite rate; the data's own mean is 1.
+        return ExponentialParams(1 / jnp.maximum(moments[0], jnp.finfo(moments.dtype).tiny * 4))
+
+    def constraints(self):
+        return ExponentialParams(Positive())
+
+    def embed(self, x, weights=None):
+        """Cube roots, which are close to normal (Wilson and Hilferty 1931)."""
+        return super().embed(jnp.cbrt(x), weights)
+
+    def rescale(self, params, factor):
+        return ExponentialParams(params.rate / factor)
+
+    def degenerate(self, params, n_points):
+        """A component on zeros only: its density there grows without bound."""
+        return ~(params.rate * jnp.finfo(params.rate.dtype).eps ** 2 < 1)
+
+    def sample(self, params, key, n):
+        """n times of every component: [n, k]."""
+        draws = jax.random.exponential(key, (n, *params.rate.shape), params.rate.dtype)
+        return draws / params.rate
+
+    def check_shapes(self, x, params=None):
+        check_numbers(x)
+        if params is not None:
+            require_shape("rate", params.rate, (None,))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        require(np.asarray(x) >= 0, x, "numbers of at least 0")

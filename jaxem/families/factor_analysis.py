@@ -1,0 +1,172 @@
+"""Continuous latent variables: factor analysis and probabilistic PCA, as Gaussians whose covariance has few factors.
+
+With x = mean + W z + noise, z ~ N(0, I), the covariance is W W^T + noise. Everything the data say about it is their
+scatter, which the Gaussian's statistics hold: the latent z never has to be looked at row by row.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxem import units as _units
+from jaxem.constraints import Positive, Real
+from jaxem.exponential_family import Family
+from jaxem.families.gaussian import Gaussian, GaussianParams
+from jaxem.model import model_class, static
+
+#: Smallest noise variance, relative to the variance of its column: a Heywood case (a column that the factors explain
+#: exactly) has its maximum at 0, and what a smaller floor would add to it is below rounding.
+NOISE_FLOOR = {4: 1e-6, 8: 1e-10}
+
+#: Sweeps over (loadings, noise) in one M-step. They see only the scatter, not the data, so they are cheap.
+N_SWEEPS = 10
+
+
+class FactorParams(NamedTuple):
+    """mean [k, d]; loadings W [k, d, q], unique up to rotation; noise variances [k, d], or one per component [k]."""
+
+    mean: Any
+    loadings: Any
+    noise: Any
+
+
+@model_class
+class FactorAnalyzer(Family):
+    """N(x | mean_k, W_k W_k^T + noise_k): Ghahramani and Hinton (1996); Tipping and Bishop (1999).
+
+    noise: "diag" (factor analysis), "tied" (one diagonal shared by all components), "spherical" (probabilistic PCA,
+    whose M-step is exact: Tipping and Bishop, equations (7) and (8)). Otherwise each sweep of the M-step takes the
+    best loadings given the noise, an eigenproblem, and then the EM update of the noise: both raise Q (Liu and Rubin
+    1998).
+    """
+
+    n_factors: int = static()
+    noise: str = static(default="diag")
+
+    def __post_init__(self):
+        if self.noise not in ("diag", "tied", "spherical"):
+            raise ValueError(f"noise: expected 'diag', 'tied' or 'spherical'; got {self.noise!r}")
+        if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int) or self.n_factors < 1:
+            raise ValueError(f"n_factors: expected a whole number of at least 1; got {self.n_factors!r}")
+
+    @property
+    def gaussian(self):
+        return Gaussian("full", 0.0)
+
+    def component_axes(self):
+        return FactorParams(0, 0, None if self.noise == "tied" else 0)
+
+    def constraints(self):
+        return FactorParams(Real(), Real(), Positive())
+
+    def covariance(self, params):
+        """W W^T + noise [k, d, d]."""
+        eye = jnp.eye(params.mean.shape[-1], dtype=params.mean.dtype)
+        noise = params.noise[..., None] if self.noise == "spherical" else params.noise
+        return params.loadings @ jnp.swapaxes(params.loadings, -1, -2) + noise[..., None, :] * eye
+
+    def as_gaussian(self, params):
+        return GaussianParams(params.mean, self.covariance(params))
+
+    def e_step(self, params, x):
+        return self.gaussian.e_step(self.as_gaussian(params), x)
+
+    def prepare(self, x, weights=None, centred=False):
+        return self.gaussian.prepare(x, weights, centred)
+
+    def sufficient_statistics(self, resp, x, weights):
+        return self.gaussian.sufficient_statistics(resp, x, weights)
+
+    def expected_log_joint(self, params, stats):
+        return self.gaussian.expected_log_joint(self.as_gaussian(params), stats)
+
+    def maximize(self, stats, params=None):
+        old = None if params is None else self.as_gaussian(params)
+        mean, scatter = self.gaussian.maximize(stats, old)
+        if self.noise == "spherical":
+            loadings, noise = jax.vmap(self._principal)(scatter)
+            new = FactorParams(mean, loadings, noise)
+        else:
+            variances = jnp.diagonal(scatter, axis1=-2, axis2=-1)
+            share = stats.count / stats.count.sum()
+            noise = self._pooled(0.5 * variances, share) if params is None else params.noise
+            new = FactorParams(mean, *self._sweeps(scatter, noise, share))
+        alive = stats.count > stats.count.sum() * jnp.finfo(stats.count.dtype).eps ** 2
+        return new if params is None else self.keep_where(alive, new, params)
+
+    def _principal(self, scatter):
+        """Probabilistic PCA of one scatter matrix [d, d], in closed form."""
+        values, vectors = jnp.linalg.eigh(scatter)
+        q = self.n_factors
+        noise = jnp.maximum(values[:-q].mean(), NOISE_FLOOR[values.dtype.itemsize] * values.mean())
+        return vectors[:, -q:] * jnp.sqrt(jnp.maximum(values[-q:] - noise, 0)), noise
+
+    def _sweeps(self, scatter, noise, share):
+        def sweep(_, noise):
+            loadings = self._loadings(scatter, noise)
+            return self._pooled(self._noise(scatter, loadings, noise), share)
+
+        noise = jax.lax.fori_loop(0, N_SWEEPS, sweep, noise)
+        return self._loadings(scatter, noise), noise
+
+    def _loadings(self, scatter, noise):
+        """The best loadings given the noise: principal axes of noise^-1/2 S noise^-1/2 above 1 (Lawley 1940)."""
+        deviation = jnp.broadcast_to(jnp.sqrt(noise), scatter.shape[:-1])
+        values, vectors = jnp.linalg.eigh(scatter / (deviation[..., :, None] * deviation[..., None, :]))
+        q = self.n_factors
+        strength = jnp.sqrt(jnp.maximum(values[..., -q:] - 1, 0))
+        return deviation[..., None] * vectors[..., -q:] * strength[..., None, :]
+
+    def _noise(self, scatter, loadings, noise):
+        """diag(S - W beta S), beta = W^T (W W^T + noise)^-1 (Rubin and Thayer 1982), above its floor; [k, d]."""
+        scaled = loadings / jnp.broadcast_to(noise, scatter.shape[:-1])[..., None]
+        inner = jnp.eye(self.n_factors, dtype=scatter.dtype) + jnp.swapaxes(loadings, -1, -2) @ scaled
+        explained = loadings @ jnp.linalg.solve(inner, jnp.swapaxes(scaled, -1, -2) @ scatter)
+        variances = jnp.diagonal(scatter, axis1=-2, axis2=-1)
+        rest = variances - jnp.diagonal(explained, axis1=-2, axis2=-1)
+        return jnp.maximum(rest, NOISE_FLOOR[rest.dtype.itemsize] * variances)
+
+    def _pooled(self, noise, share):
+        return share @ noise if self.noise == "tied" else noise
+
+    # --- units: columns keep their identity, so they are scaled but not mixed ----------------------------------------
+
+    def embed(self, x, weights=None):
+        return x
+
+    def units(self, x, weights=None):
+        return _units.standardize(x, weights, "spherical" if self.noise == "spherical" else "diag")
+
+    def origin(self, x):
+        return _units.origin(x)
+
+    def to_units(self, units, x):
+        return _units.to_units(units, x)
+
+    def params_to_units(self, units, params):
+        scale = jnp.broadcast_to(units.scale, params.mean.shape[-1:])
+        loadings = params.loadings / scale[:, None]
+        return FactorParams(_units.to_units(units, params.mean), loadings, params.noise / units.scale**2)
+
+    def params_from_units(self, units, params):
+        scale = jnp.broadcast_to(units.scale, params.mean.shape[-1:])
+        loadings = params.loadings * scale[:, None]
+        return FactorParams(_units.from_units(units, params.mean), loadings, params.noise * units.scale**2)
+
+    def log_volume(self, units):
+        return _units.log_volume(units)
+
+    def ill_conditioned(self, params):
+        return self.gaussian.ill_conditioned(self.as_gaussian(params))
+
+    def degenerate(self, params, n_points):
+        return self.gaussian.degenerate(self.as_gaussian(params), n_points)
+
+    def sample(self, params, key, n):
+        return self.gaussian.sample(self.as_gaussian(params), key, n)
+
+    def check(self, x, params=None):
+        self.gaussian.check(x)
+        if self.n_factors >= x.shape[1]:
+            raise ValueError(f"n_factors: expected fewer than the {x.shape[1]} columns of x; got {self.n_factors}")

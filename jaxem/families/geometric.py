@@ -1,0 +1,69 @@
+"""Counts of failures before the first success."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxem.constraints import UnitInterval
+from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.families.support import check_numbers, require_counts, require_shape
+from jaxem.model import model_class
+
+
+class GeometricParams(NamedTuple):
+    """prob [k]: of stopping at each trial."""
+
+    prob: Any
+
+
+@model_class
+class Geometric(ExponentialFamily):
+    """p(x) = prob (1 - prob)^x for x = 0, 1, 2, ... [n]; the M-step is prob = 1 / (1 + mean).
+
+    Johnson, Kemp and Kotz (2005), section 5.2. A component of zeros only has prob 1.
+
+    >>> import jax, jaxem
+    >>> x = jax.numpy.array([0., 0., 1., 2., 40., 55.])
+    >>> best, _ = jaxem.fit_restarts(jaxem.geometric_mixture(2), x, jax.random.key(0), n_restarts=8)
+    >>> best.params.components.prob.shape
+    (2,)
+    """
+
+    row_ndim = 0
+    excludes = True
+
+    def features(self, x):
+        return x[None]
+
+    def natural(self, params):
+        # log(1 - prob) keeps its digits where prob is small; at prob = 1 only zeros are possible.
+        stops = params.prob >= 1
+        return jnp.where(stops, log_or_impossible(1 - params.prob), jnp.log1p(-jnp.where(stops, 0, params.prob)))[None]
+
+    def log_normalizer(self, params):
+        return -log_or_impossible(params.prob)
+
+    def from_moments(self, moments):
+        return GeometricParams(1 / (1 + moments[0]))
+
+    def constraints(self):
+        return GeometricParams(UnitInterval())
+
+    def embed(self, x, weights=None):
+        """arsinh of the square root, which has about equal variances everywhere."""
+        return super().embed(jnp.arcsinh(jnp.sqrt(x)), weights)
+
+    def sample(self, params, key, n):
+        """n counts of every component: [n, k]."""
+        uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
+        return jnp.floor(jnp.log1p(-uniform) / jnp.log1p(-params.prob))
+
+    def check_shapes(self, x, params=None):
+        check_numbers(x)
+        if params is not None:
+            require_shape("prob", params.prob, (None,))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        require_counts(x)

@@ -1,0 +1,193 @@
+"""An exponential family from its features and its log-partition alone: the M-step is derived by differentiation."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxem.constraints import Constraint, Positive, Real
+from jaxem.exponential_family import ExponentialFamily, component_means
+from jaxem.families.support import require_shape
+
+
+class NaturalParams(NamedTuple):
+    """natural [k, f]: the natural parameters, one per feature."""
+
+    natural: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Negative(Positive):
+    """value = -exp(u)."""
+
+    def to_params(self, free):
+        return -super().to_params(free)
+
+    def to_free(self, value):
+        return super().to_free(-value)
+
+    def violation(self, value):
+        return super().violation(-value) and "is not negative"
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns(Constraint):
+    """One place per entry of the last axis."""
+
+    places: tuple
+
+    def _each(self, method, leaf):
+        columns = [getattr(place, method)(leaf[..., j]) for j, place in enumerate(self.places)]
+        return jnp.stack(columns, -1)
+
+    def to_params(self, free):
+        return self._each("to_params", free)
+
+    def to_free(self, value):
+        return self._each("to_free", value)
+
+    def n_free(self, shape):
+        return sum(place.n_free(shape[:-1]) for place in self.places)
+
+    def violation(self, value):
+        found = [(j, place.violation(value[..., j])) for j, place in enumerate(self.places)]
+        return next((f"{problem} in entry {j}" for j, problem in found if problem), None)
+
+
+class LogPartitionFamily(ExponentialFamily):
+    """p(x | eta) = exp(log_base(x) + features(x) . eta - log_partition(eta)), with params `NaturalParams(eta [k, f])`.
+
+    A subclass (decorated with `model_class`) writes, for one row and one component,
+
+        features(x) -> T [f]      log_partition(eta) -> A(eta)      and, unless it is 0,   log_base(x) -> log h(x)
+
+    domain: where each natural parameter lives, a tuple of f constraints (`Real()`, `Positive()`, `Negative()`). The
+    M-step minimises A(eta) - eta . mean(T), which is convex, by Newton's method with the gradient and Hessian of A
+    from automatic differentiation: damped, warm-started, to rounding. Its solution is where the expected T is the
+    mean T (Wainwright and Jordan 2008, theorem 3.4).
+
+    >>> import jax, jaxem
+    >>> from jaxem.families.log_partition import LogPartitionFamily, Real
+    >>> @jaxem.model_class
+    ... class Counts(LogPartitionFamily):
+    ...     domain = (Real(),)
+    ...     row_ndim = 0
+    ...     def features(self, x):
+    ...         return x[None]
+    ...     def log_partition(self, eta):
+    ...         return jax.numpy.exp(eta[0])
+    ...     def log_base(self, x):
+    ...         return -jax.scipy.special.gammaln(x + 1)
+    >>> x = jax.numpy.array([0., 1., 1., 2., 9., 11., 12.])
+    >>> best, _ = jaxem.fit_restarts(jaxem.Mixture(Counts(), 2), x, jax.random.key(0), n_restarts=8)
+    >>> sorted(round(rate, 1) for rate in jax.numpy.exp(best.params.components.natural[:, 0]).tolist())
+    [1.0, 10.6]
+    """
+
+    domain: tuple = (Real(),)
+
+    def log_partition(self, eta):
+        raise NotImplementedError(f"{type(self).__name__}.log_partition")
+
+    def natural(self, params):
+        return params.natural
+
+    def log_normalizer(self, params):
+        return self.log_partition(params.natural)
+
+    def constraints(self):
+        return NaturalParams(Columns(self.domain))
+
+    def maximize(self, stats, params=None):
+        mean, alive = component_means(stats)
+        start = self.constraints().natural.to_params(jnp.zeros_like(mean)) if params is None else params.natural
+        new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self.log_partition, m, eta))(mean, start))
+        return new if params is None else self.keep_where(alive, new, params)
+
+    def check_shapes(self, x, params=None):
+        if params is not None:
+            require_shape("natural", params.natural, (None, len(self.domain)))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+
+
+#: Newton steps at most. From a far start each one gains at least a constant; a few of the last ones square the error.
+MAX_NEWTON = 100
+
+#: Newton decrements (in standard deviations of T) below this are in the quadratic range: a full step is right, and
+#: differences of the objective are too small to judge it by.
+QUADRATIC = 1e-2
+
+#: A decrement that shrinks by less than this is rounding; on the way to infinity it shrinks a little faster.
+STALLED = 0.9
+
+
+class _Newton(NamedTuple):
+    eta: Any
+    value: Any
+    length: Any  # of the next step tried
+    decrement: Any  # at eta, infinite before the first step
+    n_steps: Any
+    done: Any
+
+
+def solve_moments(log_partition, mean, start):
+    """The eta [f] at which the gradient of log_partition is `mean`, by damped Newton from a valid `start`.
+
+    Points where log_partition is not finite are outside its domain; steps are halved until they stay inside and the
+    convex objective falls. Where the mean is on the boundary of what is possible there is no solution, and the search
+    stops after `MAX_NEWTON` steps on its way to infinity. Derivatives are those of the solution, not of the search.
+    """
+
+    def residual(eta):
+        return jax.grad(log_partition)(eta) - mean
+
+    def solve_linear(linear, target):
+        return jnp.linalg.solve(jax.jacobian(linear)(target), target)
+
+    fixed = lax.stop_gradient(mean)
+    return lax.custom_root(
+        residual, lax.stop_gradient(start), lambda _, eta: _search(log_partition, fixed, eta), solve_linear
+    )
+
+
+def _search(log_partition, mean, start):
+    def objective(eta):
+        return log_partition(eta) - eta @ mean
+
+    def improve(state):
+        gradient, hessian = jax.grad(objective)(state.eta), jax.hessian(objective)(state.eta)
+        step = _newton_step(gradient, hessian)
+        decrement = jnp.sqrt(jnp.maximum(-gradient @ step, 0))
+        trial = state.eta + state.length * step
+        value = objective(trial)
+        finite = jnp.isfinite(value) & jnp.isfinite(trial).all()
+        local = decrement < QUADRATIC
+        accept = finite & (local | (value < state.value))
+        # In the quadratic range the decrement squares from step to step; when it no longer shrinks, that is rounding.
+        done = ~jnp.isfinite(decrement) | (local & ~(decrement < STALLED * state.decrement)) | (decrement == 0)
+        keep = accept & ~done
+        return _Newton(
+            jnp.where(keep, trial, state.eta),
+            jnp.where(keep, value, state.value),
+            jnp.where(accept, jnp.minimum(1.0, 2 * state.length), 0.5 * state.length).astype(mean.dtype),
+            jnp.where(keep & local, decrement, jnp.inf).astype(mean.dtype),
+            state.n_steps + 1,
+            done,
+        )
+
+    one = jnp.ones((), mean.dtype)
+    first = _Newton(start, objective(start), one, one * jnp.inf, 0, False)
+    return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_NEWTON), improve, first).eta
+
+
+def _newton_step(gradient, hessian):
+    """-hessian^-1 gradient, after scaling the features to equal variances."""
+    variance = jnp.diagonal(hessian)
+    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    scaled = hessian / (scale[:, None] * scale) + jnp.finfo(gradient.dtype).eps * np.eye(len(scale), dtype=scale.dtype)
+    return -jnp.linalg.solve(scaled, gradient / scale) / scale

@@ -1,0 +1,79 @@
+"""Rows of counts over categories, of any total."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+
+from jaxem.constraints import Simplex
+from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.families.special import log_factorial_rest
+from jaxem.families.support import check_vectors, require_counts, require_shape
+from jaxem.model import model_class, static
+
+
+class MultinomialParams(NamedTuple):
+    """prob [k, c]: of each category."""
+
+    prob: Any
+
+
+@model_class
+class Multinomial(ExponentialFamily):
+    """p(x) = n! / prod_c x_c! prod_c prob_c^x_c for counts x [n, c], n the total of a row (it may differ by row).
+
+    The M-step is the share of each category among all that a component counts. A probability may be exactly 0. With
+    two categories this is the binomial. trials: the total of the rows that `sample` draws. Bishop (2006), (2.34).
+
+    >>> import jax, jaxem
+    >>> x = jax.numpy.array([[9., 1.], [8., 2.], [2., 8.], [1., 9.]])
+    >>> best, _ = jaxem.fit_restarts(jaxem.multinomial_mixture(2), x, jax.random.key(0), n_restarts=8)
+    >>> sorted(round(prob, 2) for prob in best.params.components.prob[:, 0].tolist())
+    [0.15, 0.85]
+    """
+
+    trials: int = static(default=1)
+    excludes = True
+
+    def features(self, x):
+        return x
+
+    def natural(self, params):
+        return log_or_impossible(params.prob)
+
+    def log_normalizer(self, params):
+        return jnp.zeros((), params.prob.dtype)
+
+    def log_base(self, x):
+        """log of the multinomial coefficient; the large parts of the factorials cancel before they are rounded."""
+        total = x.sum()
+        large = xlogy(x, total / jnp.where(x > 0, x, 1)).sum()
+        return large + log_factorial_rest(total) - log_factorial_rest(x).sum()
+
+    def from_moments(self, moments):
+        total = moments.sum()
+        # Rows without any count say nothing about the categories.
+        return MultinomialParams(jnp.where(total > 0, moments / jnp.where(total > 0, total, 1), 1 / moments.shape[0]))
+
+    def constraints(self):
+        return MultinomialParams(Simplex())
+
+    def embed(self, x, weights=None):
+        """Square roots of the shares: distances between them are Hellinger distances."""
+        total = x.sum(-1, keepdims=True)
+        return jnp.sqrt(x / jnp.where(total > 0, total, 1))
+
+    def sample(self, params, key, n):
+        """n rows of `trials` draws from every component: [n, k, c]."""
+        shape = (n, *params.prob.shape)
+        return jax.random.multinomial(key, self.trials, params.prob, shape=shape, dtype=params.prob.dtype)
+
+    def check_shapes(self, x, params=None):
+        check_vectors(x)
+        if params is not None:
+            require_shape("prob", params.prob, (None, x.shape[1]))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        require_counts(x)

@@ -1,0 +1,239 @@
+"""Components of different families beside each other, on the same rows."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.constraints import Constraint, Fixed
+from jaxem.exponential_family import Family, full_axes
+from jaxem.latent.wrapper import Wrapper
+from jaxem.model import EStep, model_class, static
+
+
+class InUnits(NamedTuple):
+    """Rows in each family's own units, and the log-volumes [n, families] that make their densities comparable."""
+
+    rows: Any
+    log_volume: Any
+
+
+class OneOfStats(NamedTuple):
+    """Expected number of rows of each component [k], each family's own statistics, and their log-volumes' sum []."""
+
+    count: Any
+    parts: Any
+    log_volume: Any
+
+
+@model_class
+class OneOf(Family):
+    """sizes[0] components of families[0], then sizes[1] of families[1], ...: k = sum(sizes) in all.
+
+    Params are a tuple with the params of each family. Every family sees the whole rows, in its own standard units;
+    `Mixture(OneOf(families, sizes), sum(sizes))` weighs them against each other. Two uses: noise beside clusters
+    (`Uniform`), and a point that counts pile up on (`Held` at a rate of 0).
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> family = jaxem.OneOf((jaxem.Gaussian(), jaxem.Uniform.around(x)), (2, 1))
+    >>> best, _ = jaxem.fit_restarts(jaxem.Mixture(family, 3), x, jax.random.key(0), n_restarts=4)
+    >>> clusters, noise = best.params.components
+    >>> clusters.mean.shape, noise.low.shape
+    ((2, 2), (1, 2))
+    """
+
+    families: tuple
+    sizes: tuple = static()
+
+    def __post_init__(self):
+        ok = len(self.families) == len(self.sizes) and all(isinstance(size, int) and size > 0 for size in self.sizes)
+        if not ok:
+            raise ValueError(f"sizes: expected a number of components for each family; got {self.sizes!r}")
+
+    @property
+    def row_ndim(self):
+        return self.families[0].row_ndim
+
+    def e_step(self, params, x):
+        rows, log_volume = self._rows(x)
+        steps = [family.e_step(p, part) for family, p, part in self._zip(params, rows)]
+        log_prob = [step.log_prob - log_volume[..., j, None] for j, step in enumerate(steps)]
+        latent = tuple(step.resp for step in steps)
+        known = any(leaf is not None for leaf in latent)
+        return EStep(latent if known else None, jnp.concatenate(log_prob, 1))
+
+    def sufficient_statistics(self, resp, x, weights):
+        rows, log_volume = self._rows(x)
+        latent = (None,) * len(self.families) if resp is None else resp
+        split = jnp.split(weights, self._cuts(), 1)
+        parts = [family.sufficient_statistics(*each) for family, *each in self._zip(latent, rows, split)]
+        held = jnp.stack([part.sum(1) for part in split], 1)  # [n, families]
+        return OneOfStats(weights.sum(0), tuple(parts), (held * log_volume).sum())
+
+    def maximize(self, stats, params=None):
+        params = (None,) * len(self.families) if params is None else params
+        return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
+
+    def expected_log_joint(self, params, stats):
+        own = [family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts)]
+        return sum(own) - stats.log_volume
+
+    def log_prior(self, params):
+        return sum(family.log_prior(p) for family, p in self._zip(params))
+
+    def constraints(self):
+        return tuple(family.constraints() for family in self.families)
+
+    def component_axes(self):
+        return tuple(full_axes(family) for family in self.families)
+
+    def permute(self, params, order):
+        """Components are renumbered within their family; an order that mixes families has no params."""
+        orders = np.split(np.asarray(order), self._cuts())
+        starts = np.concatenate([[0], self._cuts()])
+        orders = [part - start for part, start in zip(orders, starts, strict=True)]
+        if any(sorted(part) != list(range(size)) for part, size in zip(orders, self.sizes, strict=True)):
+            raise NotImplementedError("permute: components of different families cannot change places")
+        return tuple(family.permute(p, part) for family, p, part in self._zip(params, orders))
+
+    def embed(self, x, weights=None):
+        return self.families[0].embed(self._rows(x)[0][0], weights)
+
+    def prepare(self, x, weights=None, centred=False):
+        rows, log_volume = self._rows(x)
+        # Not the weights: a family holds only its share of them, so no sum over all rows is its own.
+        return InUnits(tuple(family.prepare(part, None, centred) for family, part in self._zip(rows)), log_volume)
+
+    def ill_conditioned(self, params):
+        flags = [family.ill_conditioned(p) for family, p in self._zip(params)]
+        flags = [flag for flag in flags if flag is not None]
+        return jnp.stack(flags).any() if flags else None
+
+    def degenerate(self, params, n_points):
+        split = jnp.split(n_points, self._cuts())
+        flags = [jnp.broadcast_to(family.degenerate(p, n), n.shape) for family, p, n in self._zip(params, split)]
+        return jnp.concatenate(flags)
+
+    def units(self, x, weights=None):
+        return tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows))
+
+    def to_units(self, units, x):
+        if units is None:
+            return x
+        rows, before = self._rows(x)
+        rows = tuple(family.to_units(u, part) for family, u, part in self._zip(units, rows))
+        volumes = [jnp.asarray(family.log_volume(u), before.dtype) for family, u in self._zip(units)]
+        return InUnits(rows, before + jnp.stack(volumes))
+
+    def refine(self, params, resp, z, weights=None):
+        split = jnp.split(resp, self._cuts(), 1)
+        parts = self._zip(params, split, self._rows(z).rows)
+        return tuple(family.refine(p, r, part, weights) for family, p, r, part in parts)
+
+    def params_to_units(self, units, params):
+        if units is None:
+            return params
+        return tuple(family.params_to_units(u, p) for family, u, p in self._zip(units, params))
+
+    def params_from_units(self, units, params):
+        if units is None:
+            return params
+        return tuple(family.params_from_units(u, p) for family, u, p in self._zip(units, params))
+
+    def sample(self, params, key, n):
+        keys = jax.random.split(key, len(self.families))
+        draws = [family.sample(p, k, n) for family, p, k in self._zip(params, keys)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *draws)
+
+    def check(self, x, params=None):
+        for j, family in enumerate(self.families):
+            family.check(x, None if params is None else params[j])
+
+    def check_shapes(self, x, params=None):
+        for j, family in enumerate(self.families):
+            family.check_shapes(x, None if params is None else params[j])
+
+    def check_fit(self, x, weights, dtype):
+        for family in self.families:
+            family.check_fit(x, weights, dtype)
+
+    def _rows(self, x):
+        if isinstance(x, InUnits):
+            return x
+        return InUnits((x,) * len(self.families), jnp.zeros((_n_rows(x), len(self.families)), _dtype(x)))
+
+    def _cuts(self):
+        return np.cumsum(self.sizes)[:-1]
+
+    def _zip(self, *trees):
+        return zip(self.families, *trees, strict=True)
+
+
+def _n_rows(x):
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def _dtype(x):
+    return jnp.result_type(*jax.tree.leaves(x))
+
+
+@model_class
+class Held(Wrapper, Family):
+    """`model`, a family, with its components held at `params` (with their leading axis): fits do not move them.
+
+    >>> import jax, jaxem
+    >>> zeros = jaxem.Held(jaxem.Poisson(), jaxem.PoissonParams(jax.numpy.zeros(1)))
+    >>> zeros.e_step(zeros.params, jax.numpy.array([0.0, 3.0])).log_prob.ravel().tolist()
+    [0.0, -inf]
+    """
+
+    model: Any
+    params: Any
+
+    @property
+    def row_ndim(self):
+        return self.model.row_ndim
+
+    def e_step(self, params, x):
+        return self.model.e_step(params, x)
+
+    def maximize(self, stats, params=None):
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, stats.count.dtype), self.params)
+
+    def refine(self, params, resp, z, weights=None):
+        return params
+
+    def origin(self, x, params=None):
+        return None
+
+    def constraints(self):
+        places = self.model.constraints()
+        return jax.tree.map(Fixed, places, is_leaf=lambda node: isinstance(node, Constraint))
+
+    def component_axes(self):
+        return self.model.component_axes()
+
+    def embed(self, x, weights=None):
+        return self.model.embed(x, weights)
+
+    def degenerate(self, params, n_points):
+        return jnp.zeros((), bool)
+
+    # Held params are in the data's units, so these are the only ones.
+
+    def units(self, x, weights=None):
+        return None
+
+    def to_units(self, units, x):
+        return x
+
+    def params_to_units(self, units, params):
+        return params
+
+    def params_from_units(self, units, params):
+        return params
+
+    def log_volume(self, units):
+        return 0.0

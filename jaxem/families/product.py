@@ -1,0 +1,164 @@
+"""Mixed columns: several families side by side, independent given the component."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxem.exponential_family import Family, full_axes
+from jaxem.model import EStep, model_class
+
+
+class Parts(NamedTuple):
+    """x once it is in units, or prepared: one entry per family."""
+
+    parts: tuple
+
+
+class ProductStats(NamedTuple):
+    """Expected number of rows of each component [k], and each family's own statistics."""
+
+    count: Any
+    parts: Any
+
+
+@model_class
+class Product(Family):
+    """p(x) = prod_j p_j(x_j): x is a tuple with one entry per family, params and statistics are tuples too.
+
+    Given the component the parts are independent, so each family does its own M-step. McLachlan and Peel (2000),
+    section 5.7 (mixed-mode data).
+
+    >>> import jax, jaxem
+    >>> family = jaxem.Product((jaxem.Gaussian("diag"), jaxem.Poisson()))
+    >>> x = jaxem.datasets.old_faithful(), jax.numpy.arange(272.0) % 5
+    >>> params = jaxem.Mixture(family, 2).init(jax.random.key(0), x)
+    >>> [type(part).__name__ for part in params.components]
+    ['GaussianParams', 'PoissonParams']
+    """
+
+    families: tuple
+
+    def __post_init__(self):
+        if isinstance(self.families, (list, tuple)) and not all(isinstance(f, Family) for f in self.families):
+            raise ValueError(f"families: expected a tuple of families; got {self.families!r}")
+
+    @property
+    def row_ndim(self):
+        return tuple(family.row_ndim for family in self.families)
+
+    def e_step(self, params, x):
+        steps = [family.e_step(p, part) for family, p, part in self._zip(params, _parts(x))]
+        latent = tuple(step.resp for step in steps)
+        known = any(leaf is not None for leaf in latent)
+        return EStep(latent if known else None, sum(step.log_prob for step in steps))
+
+    def sufficient_statistics(self, resp, x, weights):
+        latent = (None,) * len(self.families) if resp is None else resp
+        parts = [family.sufficient_statistics(r, part, weights) for family, r, part in self._zip(latent, _parts(x))]
+        return ProductStats(weights.sum(0), tuple(parts))
+
+    def maximize(self, stats, params=None):
+        params = (None,) * len(self.families) if params is None else params
+        return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
+
+    def expected_log_joint(self, params, stats):
+        return sum(family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts))
+
+    def log_prior(self, params):
+        return sum(family.log_prior(p) for family, p in self._zip(params))
+
+    def constraints(self):
+        return tuple(family.constraints() for family in self.families)
+
+    def component_axes(self):
+        return tuple(full_axes(family) for family in self.families)
+
+    def embed(self, x, weights=None):
+        """The families' own coordinates, each part scaled to total variance 1: no part decides alone."""
+        parts = [_even(family.embed(part, weights), weights) for family, part in self._zip(_parts(x))]
+        return jnp.concatenate(parts, 1)
+
+    def prepare(self, x, weights=None, centred=False):
+        return Parts(tuple(family.prepare(part, weights, centred) for family, part in self._zip(_parts(x))))
+
+    def shared_log_lik(self, params, stats):
+        return sum(family.shared_log_lik(p, part) for family, p, part in self._zip(params, stats.parts))
+
+    def ill_conditioned(self, params):
+        flags = [family.ill_conditioned(p) for family, p in self._zip(params)]
+        flags = [flag for flag in flags if flag is not None]
+        return jnp.stack(flags).any() if flags else None
+
+    def degenerate(self, params, n_points):
+        flags = [jnp.broadcast_to(family.degenerate(p, n_points), n_points.shape) for family, p in self._zip(params)]
+        return jnp.stack(flags).any(0)
+
+    def units(self, x, weights=None):
+        return tuple(family.units(part, weights) for family, part in self._zip(_parts(x)))
+
+    def refine(self, params, resp, z, weights=None):
+        parts = self._zip(params, _parts(z))
+        return tuple(family.refine(p, resp, part, weights) for family, p, part in parts)
+
+    def origin(self, x, params=None):
+        params = (None,) * len(self.families) if params is None else params
+        return tuple(family.origin(part, p) for family, part, p in self._zip(x, params))
+
+    def to_units(self, units, x):
+        if units is None:
+            return x
+        return Parts(tuple(family.to_units(u, part) for family, u, part in self._zip(units, _parts(x))))
+
+    def params_to_units(self, units, params):
+        if units is None:
+            return params
+        return tuple(family.params_to_units(u, p) for family, u, p in self._zip(units, params))
+
+    def params_from_units(self, units, params):
+        if units is None:
+            return params
+        return tuple(family.params_from_units(u, p) for family, u, p in self._zip(units, params))
+
+    def log_volume(self, units):
+        return 0.0 if units is None else sum(family.log_volume(u) for family, u in self._zip(units))
+
+    def sample(self, params, key, n):
+        keys = jax.random.split(key, len(self.families))
+        return tuple(family.sample(p, k, n) for family, p, k in self._zip(params, keys))
+
+    def check(self, x, params=None):
+        self._check_parts("check", x, params)
+
+    def check_shapes(self, x, params=None):
+        self._check_parts("check_shapes", x, params)
+
+    def _check_parts(self, method, x, params):
+        if not isinstance(x, tuple) or len(x) != len(self.families):
+            got = f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
+            raise ValueError(f"x: expected a tuple of {len(self.families)} parts, one per family; got {got}")
+        for j, (family, part) in enumerate(self._zip(x)):
+            try:
+                getattr(family, method)(part, None if params is None else params[j])
+            except ValueError as error:
+                name, _, rest = str(error).partition(":")
+                raise ValueError(f"{name} (part {j}):{rest}") from None
+
+    def check_fit(self, x, weights, dtype):
+        for family, part in self._zip(_parts(x)):
+            family.check_fit(part, weights, dtype)
+
+    def _zip(self, *trees):
+        return zip(self.families, *trees, strict=True)
+
+
+def _parts(x):
+    return x.parts if isinstance(x, Parts) else x
+
+
+def _even(z, weights):
+    """z [n, e] scaled as a whole to total variance 1."""
+    weights = jnp.ones(z.shape[0], z.dtype) if weights is None else weights
+    centred = z - weights @ z / weights.sum()
+    variance = (weights @ centred**2).sum() / weights.sum()
+    return centred / jnp.sqrt(jnp.where(variance > 0, variance, 1))

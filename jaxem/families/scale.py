@@ -1,0 +1,57 @@
+"""What families of positive numbers share: units in which the data's mean is 1, and when a component has collapsed."""
+
+import jax.numpy as jnp
+
+from jaxem.exponential_family import ExponentialFamily
+
+
+class ScaleFamily(ExponentialFamily):
+    """One positive number per row, x [n]; multiplying x by c only rescales the params.
+
+    Subclasses write `rescale(params, factor)`: the params of factor * x, given those of x.
+    """
+
+    row_ndim = 0
+
+    def rescale(self, params, factor):
+        raise NotImplementedError
+
+    def units(self, x, weights=None):
+        weights = jnp.ones_like(x) if weights is None else weights
+        # Dividing by the largest number first keeps the sum inside the dtype for any units.
+        reach = jnp.where(weights > 0, x, 0).max()
+        reach = jnp.where(reach > 0, reach, 1)
+        mean = reach * ((weights / weights.sum()) @ (x / reach))
+        return jnp.where(mean > 0, mean, 1)
+
+    def to_units(self, units, x):
+        return x if units is None else x / units
+
+    def params_to_units(self, units, params):
+        return params if units is None else self.rescale(params, 1 / units)
+
+    def params_from_units(self, units, params):
+        return params if units is None else self.rescale(params, units)
+
+    def log_volume(self, units):
+        return 0.0 if units is None else jnp.log(units)
+
+
+def collapsed(location, variance, n_points, smallest):
+    """Which components [k] sit on a few rows or on ties, from the mean and variance of log x in each."""
+    share = n_points / n_points.sum()
+    total = share @ variance + share @ (location - share @ location) ** 2
+    return too_tight(variance, total, n_points, 3) | ~(variance > smallest * (1 + 1e-3)) | (n_points < 2.5)
+
+
+def too_tight(variance, total, n_points, n_params):
+    """Which components [k] have next to no variance, relative to the data's `total` and to the others'.
+
+    The same bounds as for the normal distribution: a tenth of a thousandth of the spread is a sliver whatever it
+    holds; a thirtieth is one if only a few rows hold it up.
+    """
+    pooled = n_points @ variance / n_points.sum()
+    total = jnp.where(total > 0, total, 1)
+    sliver = (variance <= 1e-5 * total) & (variance <= 1e-3 * pooled)
+    tight = (variance <= 1e-3 * total) & (variance <= 0.1 * pooled)
+    return sliver | (tight & (n_points < 3 * n_params))

@@ -1,0 +1,103 @@
+"""Noise: a uniform density over a box, beside components of another family."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.constraints import Fixed
+from jaxem.exponential_family import Family
+from jaxem.families.support import check_numbers, check_vectors, require_shape
+from jaxem.model import EStep, model_class
+
+
+class UniformParams(NamedTuple):
+    """low and high [k, d] ([k] for numbers): the corners of the box; fits do not move them."""
+
+    low: Any
+    high: Any
+
+
+class Count(NamedTuple):
+    """Expected number of rows of each component [k]."""
+
+    count: Any
+
+
+@model_class
+class Uniform(Family):
+    """p(x) = 1 / volume inside the box low <= x <= high, 0 outside; x [n, d], or [n] where low and high are numbers.
+
+    One such component takes up the rows that no other explains (Banfield and Raftery 1993, section 3.3); see `OneOf`
+    and `gaussian_mixture_with_noise`. `Uniform.around(x)` is the smallest box that holds x. There is nothing to
+    estimate, so k of them are k copies.
+
+    >>> import jax, jaxem
+    >>> noise = jaxem.Uniform.around(jaxem.datasets.old_faithful())
+    >>> [round(float(edge), 1) for edge in noise.high - noise.low]
+    [3.5, 53.0]
+    """
+
+    low: Any
+    high: Any
+
+    def __post_init__(self):
+        if isinstance(self.low, (float, int, list, tuple, np.ndarray)):
+            low, high = np.asarray(self.low, float), np.asarray(self.high, float)
+            if low.shape != high.shape or low.ndim > 1 or not (low < high).all():
+                raise ValueError(f"low: expected corners low < high of the same shape; got {self.low!r}, {self.high!r}")
+            object.__setattr__(self, "low", low)
+            object.__setattr__(self, "high", high)
+
+    @classmethod
+    def around(cls, x):
+        """The smallest box that holds every row of x."""
+        x = np.asarray(x)
+        return cls(x.min(0), x.max(0))
+
+    @property
+    def row_ndim(self):
+        return np.ndim(self.low)
+
+    def _params(self, k, dtype):
+        corners = jnp.asarray(self.low, dtype), jnp.asarray(self.high, dtype)
+        return UniformParams(*(jnp.broadcast_to(corner, (k, *corner.shape)) for corner in corners))
+
+    def e_step(self, params, x):
+        rows = x.reshape(x.shape[0], 1, -1)
+        low, high = (corner.reshape(1, corner.shape[0], -1).astype(x.dtype) for corner in params)
+        inside = ((rows >= low) & (rows <= high)).all(-1)
+        return EStep(None, jnp.where(inside, -jnp.log(high - low).sum(-1), -jnp.inf))
+
+    def sufficient_statistics(self, resp, x, weights):
+        return Count(weights.sum(0))
+
+    def maximize(self, stats, params=None):
+        return self._params(stats.count.shape[0], stats.count.dtype)
+
+    def expected_log_joint(self, params, stats):
+        low, high = (corner.reshape(corner.shape[0], -1) for corner in params)
+        return -(stats.count * jnp.log(high - low).sum(-1)).sum()
+
+    def constraints(self):
+        return UniformParams(Fixed(), Fixed())
+
+    def sample(self, params, key, n):
+        """n rows of every component: [n, k, d] or [n, k]."""
+        uniform = jax.random.uniform(key, (n, *params.low.shape), params.low.dtype)
+        return params.low + uniform * (params.high - params.low)
+
+    def check_shapes(self, x, params=None):
+        (check_vectors if self.row_ndim else check_numbers)(x)
+        if self.row_ndim and np.shape(self.low) != x.shape[1:]:
+            raise ValueError(f"x: the box has {np.shape(self.low)[0]} dimensions; got {x.shape[1]} columns")
+        if params is not None:
+            require_shape("low", params.low, (None, *np.shape(self.low)))
+            require_shape("high", params.high, np.shape(params.low))
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        for corner, own in zip(params or (), (self.low, self.high), strict=False):
+            if not np.allclose(corner, own, rtol=1e-6, atol=0):
+                raise ValueError(f"start: the box is the family's own, {np.asarray(own)}; got {np.asarray(corner)}")

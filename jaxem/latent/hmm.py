@@ -1,0 +1,474 @@
+"""Hidden Markov models over any family: one hidden chain per sequence. Fitting them is Baum-Welch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlogy
+
+from jaxem import inputs, starts
+from jaxem.constraints import Fixed, Simplex
+from jaxem.exponential_family import map_components
+from jaxem.latent import forward_backward, markov
+from jaxem.latent.mixture import EMPTY_BELOW
+from jaxem.latent.sequences import (
+    Sequences,
+    as_sequences,
+    from_time_rows,
+    inside,
+    is_single,
+    time_rows,
+    time_weights,
+)
+from jaxem.model import EStep, Model, model_class, static
+
+#: Starts look at no more observations than this, drawn at random in proportion to their weights.
+START_OBSERVATIONS = 20_000
+
+#: Length of sampled sequences where none is asked for.
+SAMPLE_LENGTH = 100
+
+
+class HMMParams(NamedTuple):
+    """initial [k]; transition [k, k], row i the probabilities of what follows i; emissions, params of the family."""
+
+    initial: Any
+    transition: Any
+    emissions: Any
+
+
+class HMMStats(NamedTuple):
+    """Expected numbers: sequences that begin in each state [k], transitions [k, k]; the emissions' statistics."""
+
+    initial: Any
+    transitions: Any
+    emissions: Any
+
+
+class Potentials(NamedTuple):
+    """A posterior over paths: p(z | x) = initial[z_1] prod transition prod exp(log_density) / exp(log_norm).
+
+    initial [k], transition [k, k], log_density [n, t, k], log_norm [n].
+    """
+
+    initial: Any
+    transition: Any
+    log_density: Any
+    log_norm: Any
+
+
+class ChainPosterior(NamedTuple):
+    """The expected latent variables of n sequences.
+
+    posterior [n, t, k]: p(z_t | x), 0 beyond the end. transitions [n, k, k]: expected number of each.
+    emission: latent variables of the family's own, or None. potentials: the whole distribution over paths; only its
+    entropy and divergence need it, so a `ChainPosterior` made by hand may leave it out.
+    """
+
+    posterior: Any
+    transitions: Any
+    emission: Any = None
+    potentials: Any = None
+
+
+class Prepared(NamedTuple):
+    """data: prepared observations of the emission family, time-major; lengths [n] or None; frame [t, n, 0]: a shape."""
+
+    data: Any
+    lengths: Any
+    frame: Any
+
+    @property
+    def shape(self):
+        """(n, t)."""
+        return self.frame.shape[1], self.frame.shape[0]
+
+
+@model_class
+class HMM(Model):
+    """p(x, z) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t p(x_t | z_t); Bishop (2006), section 13.2.
+
+    emission: the family of p(x_t | z_t), with n_states components. x is [n, t, ...] (n sequences), [t, ...] (one), or
+    the pair (values [n, t, ...], lengths [n]); what lies beyond a length is ignored, whatever it is. An example is a
+    sequence: log_prob is [n] (also [1] for one sequence), and sample weights are one per sequence.
+
+    initial: "free"; "fixed", as in the start (even in a random one); or "stationary", the distribution that the
+    transitions keep, whatever params.initial holds (Zucchini and MacDonald 2009, section 3.1).
+    allowed: [k, k] of bool, the transitions that random starts and gradient fits may use; None: all. Under EM a
+    transition that is 0 in the start stays 0.
+    method: "auto", "scan" or "associative_scan", see `jaxem.latent.forward_backward.smooth`.
+
+    E-step: forward-backward, equations (13.33) to (13.43). M-step: equations (13.18) to (13.20).
+
+    >>> import jax, jaxem
+    >>> model = jaxem.HMM(jaxem.Gaussian("full"), 2)
+    >>> x = jaxem.datasets.old_faithful()
+    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+    >>> bool(best.converged), model.decode(best.params, x).shape
+    (True, (272,))
+    """
+
+    emission: Any
+    n_states: int = static()
+    initial: str = static(default="free")
+    allowed: Any = static(default=None)
+    method: str = static(default="auto")
+
+    start_kinds = starts.KINDS
+    judged_by_statistics = True
+
+    def __post_init__(self):
+        k = self.n_states
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"n_states: expected a whole number of at least 1; got {k!r}")
+        if self.initial not in ("free", "fixed", "stationary"):
+            raise ValueError(f"initial: expected 'free', 'fixed' or 'stationary'; got {self.initial!r}")
+        if self.method not in forward_backward.METHODS:
+            raise ValueError(f"method: expected one of {', '.join(forward_backward.METHODS)}; got {self.method!r}")
+        if self.allowed is not None:
+            allowed = np.asarray(self.allowed, bool)
+            if allowed.shape != (k, k) or not allowed.any(1).all():
+                raise ValueError(f"allowed: expected [{k}, {k}] of bool with a True in every row; got {self.allowed!r}")
+            object.__setattr__(self, "allowed", tuple(map(tuple, allowed.tolist())))
+
+    @property
+    def n_components(self) -> int:
+        return self.n_states
+
+    # --- data: a row is a sequence ---------------------------------------------------------------------------
+
+    def rows(self, x) -> Sequences:
+        return as_sequences(x, self.emission.row_ndim)
+
+    def n_observations(self, x, weights=None):
+        """The total length of the sequences, each times its weight."""
+        lengths = self.rows(x).n_observations
+        return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
+
+    def prepare(self, x, weights=None, centred=False):
+        if isinstance(x, Prepared):
+            return x
+        x = self.rows(x)
+        # Without weights nothing may be summed ahead, so that log_prob is complete.
+        weights = None if weights is None else time_weights(x, weights)
+        data = self.emission.prepare(time_rows(x), weights, centred)
+        n, t = x.shape
+        return Prepared(data, x.lengths, jnp.zeros((t, n, 0), x.dtype))
+
+    # --- E-step ----------------------------------------------------------------------------------------------
+
+    def _initial(self, params):
+        return markov.stationary(params.transition) if self.initial == "stationary" else params.initial
+
+    def _chain(self, params, x):
+        """((initial, transition, log_density [t, n, k]), mask [t, n], the emission's latent variables)."""
+        x = self.prepare(x)
+        n, t = x.shape
+        latent, log_density = self.emission.e_step(params.emissions, x.data)
+        log_density = log_density.reshape(t, n, self.n_states)
+        mask = inside(x.lengths, t)
+        if mask is not None:
+            log_density = jnp.where(mask[..., None], log_density, 0)
+        return (self._initial(params), params.transition, log_density), mask, latent
+
+    def e_step(self, params, x):
+        chain, mask, latent = self._chain(params, x)
+        log_norm, posterior, transitions = forward_backward.smooth(*chain, mask, self.method)
+        posterior = _rows_first(posterior, mask)
+        potentials = Potentials(*chain[:2], chain[2].swapaxes(0, 1), log_norm)
+        return EStep(ChainPosterior(posterior, transitions, latent, potentials), log_norm)
+
+    def hard_e_step(self, params, x):
+        chain, mask, latent = self._chain(params, x)
+        path, log_joint = forward_backward.viterbi(*chain, mask)
+        states = jax.nn.one_hot(path, self.n_states, dtype=log_joint.dtype)
+        states = states if mask is None else jnp.where(mask[..., None], states, 0)
+        transitions = jnp.einsum("tni,tnj->nij", states[:-1], states[1:])
+        return EStep(ChainPosterior(states.swapaxes(0, 1), transitions, latent), log_joint)
+
+    # --- M-step ----------------------------------------------------------------------------------------------
+
+    def sufficient_statistics(self, resp, x, weights=None):
+        x = self.prepare(x)
+        n = x.shape[0]
+        weights = jnp.ones(n, resp.posterior.dtype) if weights is None else weights
+        emissions = self.emission.sufficient_statistics(resp.emission, x.data, self._counts(resp, x, weights))
+        transitions = jnp.tensordot(weights, resp.transitions, 1)
+        return HMMStats(weights @ resp.posterior[:, 0], transitions, emissions)
+
+    def _counts(self, resp, x, weights):
+        """Weights [t n, k] of the observations for the emission family."""
+        weighted = resp.posterior if weights is None else resp.posterior * weights[:, None, None]
+        mask = inside(x.lengths, x.shape[1])
+        weighted = weighted if mask is None else jnp.where(mask.T[..., None], weighted, 0)
+        return weighted.swapaxes(0, 1).reshape(-1, self.n_states)
+
+    def maximize(self, stats, params=None):
+        emissions = self.emission.maximize(stats.emissions, None if params is None else params.emissions)
+        even = self._even_transition(stats.transitions.dtype)
+        incumbent = even if params is None else params.transition
+        if self.initial == "stationary":
+            transition = markov.stationary_m_step(stats.initial, stats.transitions, incumbent)
+            return HMMParams(markov.stationary(transition), transition, emissions)
+        transition = markov.normalized_rows(stats.transitions, incumbent)
+        initial = jnp.full_like(stats.initial, 1 / self.n_states) if params is None else params.initial
+        if self.initial == "free":
+            initial = markov.normalized_rows(stats.initial, initial)
+        return HMMParams(initial, transition, emissions)
+
+    def _even_transition(self, dtype):
+        allowed = np.ones((self.n_states,) * 2) if self.allowed is None else np.asarray(self.allowed, float)
+        return jnp.asarray(allowed / allowed.sum(1, keepdims=True), dtype)
+
+    def constraints(self):
+        initial = Simplex() if self.initial == "free" else Fixed(Simplex())
+        transition = Simplex() if self.allowed is None else markov.SparseSimplex(self.allowed)
+        return HMMParams(initial, transition, self.emission.constraints())
+
+    # --- starts ----------------------------------------------------------------------------------------------
+
+    def init(self, key, x, weights=None, kind=0):
+        """A random start: emissions as a mixture of all observations would start, transitions random, some sticky."""
+        emission_key, row_key, chain_key = jax.random.split(key, 3)
+        x = self.rows(x)
+        units = self.units(x, weights)
+        z = self.to_units(units, x)
+        rows, counts = _thinned(row_key, time_rows(z), time_weights(z, weights))
+        embedded = self.emission.embed(rows, counts)
+        resp = starts.responsibilities(kind, emission_key, embedded, counts, self.n_states)
+        resp = resp if counts is None else resp * counts[:, None]
+        emissions = self.emission.maximize(self.emission.sufficient_statistics(None, rows, resp))
+        transition = self._random_transition(chain_key, resp.dtype)
+        params = HMMParams(jnp.full(self.n_states, 1 / self.n_states, resp.dtype), transition, emissions)
+        return self.params_from_units(units, params)
+
+    def _random_transition(self, key, dtype):
+        """Rows even over the simplex, mixed with a share of "stay" that is itself even over [0, 1]."""
+        uniform = jax.random.uniform(key, (self.n_states**2 + 1,), dtype)
+        rows = -jnp.log1p(-uniform[1:]).reshape(self.n_states, self.n_states)
+        even = self._even_transition(dtype)
+        rows = jnp.where(even > 0, rows, 0)
+        stay = uniform[0] * jnp.where(jnp.diagonal(even) > 0, 1, 0)[:, None]
+        return (1 - stay) * rows / rows.sum(-1, keepdims=True) + stay * jnp.eye(self.n_states, dtype=dtype)
+
+    # --- Q and the bound -------------------------------------------------------------------------------------
+
+    def expected_log_joint(self, params, stats):
+        chain = xlogy(stats.initial, self._initial(params)).sum() + xlogy(stats.transitions, params.transition).sum()
+        return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
+
+    def latent_entropy(self, resp):
+        return -_expected_log_posterior(resp, resp)
+
+    def latent_divergence(self, resp, other):
+        return _expected_log_posterior(resp, resp) - _expected_log_posterior(resp, other)
+
+    def log_prior(self, params):
+        return self.emission.log_prior(params.emissions)
+
+    # --- inference at given params ---------------------------------------------------------------------------
+
+    def _as_given(self, x, result):
+        """Without the axis of sequences where x is one sequence."""
+        return result[0] if is_single(x, self.emission.row_ndim) else result
+
+    def posterior(self, params, x):
+        """Smoothed marginals p(z_t | x) [n, t, k], or [t, k] for one sequence; 0 beyond the end of a sequence."""
+        return self._as_given(x, self.e_step(params, x).resp.posterior)
+
+    def posterior_of(self, resp):
+        return resp.posterior
+
+    def filtered(self, params, x):
+        """p(z_t | x_1, ..., x_t) [n, t, k], or [t, k]; 0 beyond the end of a sequence."""
+        chain, mask, _ = self._chain(params, x)
+        return self._as_given(x, _rows_first(jnp.exp(forward_backward.log_filter(*chain)[0]), mask))
+
+    def pairwise(self, params, x):
+        """p(z_t = i, z_t+1 = j | x) [n, t - 1, k, k], or [t - 1, k, k]; 0 where t + 1 lies beyond the end."""
+        chain, mask, _ = self._chain(params, x)
+        both = forward_backward.pairwise(*chain)
+        both = both if mask is None else jnp.where(mask[1:, :, None, None], both, 0)
+        return self._as_given(x, both.swapaxes(0, 1))
+
+    def decode(self, params, x):
+        """The most probable states together (Viterbi) [n, t] of int, or [t]; -1 beyond the end of a sequence."""
+        chain, mask, _ = self._chain(params, x)
+        path = forward_backward.viterbi(*chain, mask)[0]
+        return self._as_given(x, (path if mask is None else jnp.where(mask, path, -1)).T)
+
+    def predict(self, params, x):
+        """The most probable state of every observation by itself [n, t], or [t]; -1 beyond the end of a sequence."""
+        posterior = self.posterior(params, x)
+        return jnp.where(posterior.sum(-1) > 0, jnp.argmax(posterior, -1), -1)
+
+    def forecast(self, params, x, n_steps: int = 1):
+        """p(z_t+h | x) for h = 1, ..., n_steps after the end of each sequence: [n, n_steps, k], or [n_steps, k].
+
+        The observation there is a mixture of the emissions with these weights: see `forecast_log_prob`.
+        """
+        chain, _, _ = self._chain(params, x)
+        # Beyond its end a sequence's filter goes on without data, so the last step has to be looked up.
+        log_filtered = forward_backward.log_filter(*chain)[0]
+        lengths = self.prepare(x).lengths
+        n = log_filtered.shape[1]
+        last = log_filtered[-1] if lengths is None else log_filtered[lengths.astype(int) - 1, jnp.arange(n)]
+
+        def step(state, _):
+            state = state @ params.transition
+            return state, state
+
+        return self._as_given(x, jax.lax.scan(step, jnp.exp(last), None, n_steps)[1].swapaxes(0, 1))
+
+    def forecast_log_prob(self, params, x, future):
+        """log p(x_t+h | x), each by itself, for the h-th value of future [n, h, ...]: [n, h], or [h] for one."""
+        future = self.rows(future)
+        n, h = future.shape
+        states = jnp.reshape(self.forecast(params, x, h), (n, h, self.n_states))
+        log_density = self.emission.e_step(params.emissions, time_rows(future)).log_prob
+        joint = from_time_rows(log_density, n, h) + jnp.log(states)
+        return self._as_given(x, jax.nn.logsumexp(joint, -1))
+
+    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+        """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
+        state_key, value_key = jax.random.split(key)
+
+        def step(state, key):
+            return jax.random.categorical(key, jnp.log(params.transition)[state]), state
+
+        first_key, *_ = keys = jax.random.split(state_key, t + 1)
+        first = jax.random.categorical(first_key, jnp.log(self._initial(params)), shape=(n,))
+        states = jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
+        rows = self.emission.sample(params.emissions, value_key, n * t)
+        chosen = jax.tree.map(lambda leaf: leaf[jnp.arange(n * t), states.ravel()], rows)
+        return states.T, from_time_rows(chosen, n, t)
+
+    def sample(self, params, key, n, t=SAMPLE_LENGTH):
+        """n sequences of length t drawn from the model: [n, t, ...]."""
+        return self.sample_joint(params, key, n, t)[1]
+
+    # --- what else the loop asks -----------------------------------------------------------------------------
+
+    def permute(self, params, order):
+        emissions = self.emission.permute(params.emissions, order)
+        return HMMParams(params.initial[order], params.transition[order][:, order], emissions)
+
+    def degenerate(self, params, stats):
+        count = stats.emissions.count
+        return self.emission.degenerate(params.emissions, count) & ~self.empty(params, stats)
+
+    def empty(self, params, stats):
+        return stats.emissions.count < EMPTY_BELOW
+
+    def check(self, x, params=None):
+        self._check_size(params)
+        self.emission.check(time_rows(self.rows(x)), None if params is None else params.emissions)
+
+    def check_shapes(self, x, params=None):
+        self._check_size(params)
+        self.emission.check_shapes(time_rows(self.rows(x)), None if params is None else params.emissions)
+
+    def check_fit(self, x, weights, dtype):
+        rows = time_rows(self.rows(x))
+        if inputs.n_rows(rows) < self.n_states:
+            raise ValueError(
+                f"x: expected at least as many observations as states, {self.n_states}; got {inputs.n_rows(rows)}"
+            )
+        self.emission.check_fit(rows, None, dtype)
+
+    def check_resp(self, resp, x):
+        k, (n, t) = self.n_states, self.rows(x).shape
+        for name, want in (("posterior", (n, t, k)), ("transitions", (n, k, k))):
+            got = np.shape(getattr(resp, name, ()))
+            if got != want:
+                raise ValueError(f"resp: expected {name} of shape {want}; got {got}")
+
+    def _check_size(self, params):
+        k = self.n_states
+        if params is None:
+            return
+        for name, want in (("initial", (k,)), ("transition", (k, k))):
+            got = np.shape(getattr(params, name))
+            if got != want:
+                raise ValueError(f"start.{name}: expected shape {want} for n_states={k}; got {got}")
+        map_components(self.emission, self._check_leaf, params.emissions)
+
+    def _check_leaf(self, leaf):
+        if np.shape(leaf)[:1] != (self.n_states,):
+            raise ValueError(f"start.emissions: expected leaves of shape [{self.n_states}, ...]; got {np.shape(leaf)}")
+        return leaf
+
+    def shared_log_lik(self, params, stats):
+        return self.emission.shared_log_lik(params.emissions, stats.emissions)
+
+    def ill_conditioned(self, params):
+        return self.emission.ill_conditioned(params.emissions)
+
+    def units(self, x, weights=None):
+        x = self.rows(x)
+        units = self.emission.units(time_rows(x), time_weights(x, weights))
+        return None if units is None else Units(units, x.n_observations)
+
+    def origin(self, x, params=None):
+        origin = self.emission.origin(time_rows(x), None if params is None else params.emissions)
+        return None if origin is None else Units(origin, x.n_observations)
+
+    def refine(self, params, resp, z, weights=None):
+        z = self.rows(z)
+        emissions = self.emission.refine(params.emissions, self._counts(resp, z, weights), time_rows(z))
+        return params._replace(emissions=emissions)
+
+    def to_units(self, units, x):
+        x = self.rows(x)
+        if units is None:
+            return x
+        moved = self.emission.to_units(units.emission, time_rows(x))
+        return x._replace(values=from_time_rows(moved, *x.shape))
+
+    def params_to_units(self, units, params):
+        if units is None:
+            return params
+        return params._replace(emissions=self.emission.params_to_units(units.emission, params.emissions))
+
+    def params_from_units(self, units, params):
+        if self.initial == "stationary":
+            params = params._replace(initial=markov.stationary(params.transition))
+        if units is None:
+            return params
+        return params._replace(emissions=self.emission.params_from_units(units.emission, params.emissions))
+
+    def log_volume(self, units):
+        return 0.0 if units is None else units.lengths * self.emission.log_volume(units.emission)
+
+
+class Units(NamedTuple):
+    """The emission's units, and how many observations each sequence has [n]: every one changes the density."""
+
+    emission: Any
+    lengths: Any
+
+
+def _rows_first(values, mask):
+    """[n, t, k] from [t, n, k], 0 where mask [t, n] is False."""
+    return (values if mask is None else jnp.where(mask[..., None], values, 0)).swapaxes(0, 1)
+
+
+def _expected_log_posterior(q, p):
+    """E_q[log p(z | x)] [n] of two posteriors over paths, p by its potentials."""
+    if p.potentials is None or p.emission is not None:
+        raise NotImplementedError("latent_entropy: needs an E-step's potentials, and emissions without own latents")
+    potentials = p.potentials
+    density = jnp.where(q.posterior > 0, q.posterior * potentials.log_density, 0).sum((1, 2))
+    first = xlogy(q.posterior[:, 0], potentials.initial).sum(-1)
+    return density + first + xlogy(q.transitions, potentials.transition).sum((1, 2)) - potentials.log_norm
+
+
+def _thinned(key, rows, weights):
+    """At most START_OBSERVATIONS rows with their weights."""
+    n = jax.tree.leaves(rows)[0].shape[0]
+    if n <= START_OBSERVATIONS:
+        return rows, weights
+    chance = None if weights is None else weights / weights.sum()
+    drawn = jax.random.choice(key, n, (START_OBSERVATIONS,), p=chance)
+    return jax.tree.map(lambda leaf: leaf[drawn], rows), None

@@ -1,0 +1,213 @@
+"""A finite mixture of any family: one discrete hidden variable per row."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import inputs, starts
+from jaxem.constraints import Fixed, Simplex
+from jaxem.model import EStep, Model, model_class, static
+
+
+class MixtureParams(NamedTuple):
+    """weights [k], the mixing proportions; components, the family's params with a leading axis k."""
+
+    weights: Any
+    components: Any
+
+
+class Latent(NamedTuple):
+    """Responsibilities [n, k], with the expected latent variables that the components have of their own."""
+
+    resp: Any
+    component: Any
+
+
+@model_class
+class Mixture(Model):
+    """p(x) = sum_k weights_k p(x | component_k); Bishop (2006), section 9.3.
+
+    E-step: resp_ik = weights_k p(x_i | k) / sum_j weights_j p(x_i | j), Bayes' rule, equation (9.13).
+    M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
+    mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
+
+    >>> import jax, jaxem
+    >>> from jaxem.families.gaussian import Gaussian
+    >>> model = jaxem.Mixture(Gaussian("diag"), 2)
+    >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
+    >>> model.e_step(params, jaxem.datasets.old_faithful()).resp.shape
+    (272, 2)
+    """
+
+    component: Any
+    n_components: int = static()
+    mixing: str = static(default="free")
+
+    start_kinds = starts.KINDS
+
+    def __post_init__(self):
+        if self.mixing not in ("free", "fixed"):
+            raise ValueError(f"mixing: expected 'free' or 'fixed' (weights stay as in the start); got {self.mixing!r}")
+        k = self.n_components
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"n_components: expected a whole number of at least 1; got {k!r}")
+        object.__setattr__(self, "n_components", int(k))
+
+    def init(self, key, x, weights=None, kind=0, n_active=None):
+        """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
+        units = self.units(x, weights)
+        z = self.to_units(units, x)
+        rows = self.component.embed(z, weights)
+        resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active)
+        return self.params_from_units(units, self.maximize(self.sufficient_statistics(resp, z, weights)))
+
+    def e_step(self, params, x):
+        latent, log_prob = self.component.e_step(params.components, x)
+        # A component of weight 0 has log weight -inf and takes no row; the mixture's density is what the others give.
+        joint = (log_prob + jnp.log(params.weights)).T
+        resp, log_prob = normalized(joint)
+        resp = resp.T
+        return EStep(resp if latent is None else Latent(resp, latent), log_prob)
+
+    def sufficient_statistics(self, resp, x, weights=None):
+        resp, latent = resp if isinstance(resp, Latent) else (resp, None)
+        weighted = resp if weights is None else resp * weights[:, None]
+        return self.component.sufficient_statistics(latent, x, weighted)
+
+    def maximize(self, stats, params=None):
+        components = self.component.maximize(stats, None if params is None else params.components)
+        return MixtureParams(self._weights(stats, params), components)
+
+    def _weights(self, stats, params):
+        if self.mixing == "free":
+            return stats.count / stats.count.sum()
+        return jnp.full_like(stats.count, 1 / self.n_components) if params is None else params.weights
+
+    def constraints(self):
+        weights = Simplex() if self.mixing == "free" else Fixed(Simplex())
+        return MixtureParams(weights, self.component.constraints())
+
+    def expected_log_joint(self, params, stats):
+        weights = jax.scipy.special.xlogy(stats.count, params.weights).sum()
+        return weights + self.component.expected_log_joint(params.components, stats)
+
+    def latent_entropy(self, resp):
+        if isinstance(resp, Latent):
+            raise NotImplementedError("latent_entropy: the components have latent variables of their own")
+        return -jax.scipy.special.xlogy(resp, resp).sum(-1)
+
+    def latent_divergence(self, resp, other):
+        if isinstance(resp, Latent):
+            raise NotImplementedError("latent_divergence: the components have latent variables of their own")
+        return (jax.scipy.special.xlogy(resp, resp) - jax.scipy.special.xlogy(resp, other)).sum(-1)
+
+    def hard_e_step(self, params, x):
+        resp, log_prob = self.e_step(params, x)
+        resp, latent = resp if isinstance(resp, Latent) else (resp, None)
+        best = jax.nn.one_hot(jnp.argmax(resp, -1), self.n_components, dtype=resp.dtype)
+        # log p(x, z) = log p(x) + log p(z | x) at the most probable z.
+        return EStep(best if latent is None else Latent(best, latent), log_prob + jnp.log(resp.max(-1)))
+
+    def posterior_of(self, resp):
+        return resp.resp if isinstance(resp, Latent) else resp
+
+    def sample_joint(self, params, key, n):
+        """(hidden component [n], rows): n draws of the hidden variable and what it emits."""
+        hidden_key, row_key = jax.random.split(key)
+        hidden = jax.random.choice(hidden_key, self.n_components, (n,), p=params.weights)
+        rows = self.component.sample(params.components, row_key, n)
+        return hidden, jax.tree.map(lambda leaf: leaf[jnp.arange(n), hidden], rows)
+
+    def sample(self, params, key, n):
+        """n rows drawn from the mixture."""
+        return self.sample_joint(params, key, n)[1]
+
+    def permute(self, params, order):
+        return MixtureParams(params.weights[order], self.component.permute(params.components, order))
+
+    def degenerate(self, params, n_points):
+        return self.component.degenerate(params.components, params.weights * n_points) & ~self.empty(params, n_points)
+
+    def empty(self, params, n_points):
+        return params.weights * n_points < EMPTY_BELOW
+
+    def check(self, x, params=None):
+        self._check_size(params)
+        self.component.check(x, None if params is None else params.components)
+
+    def check_shapes(self, x, params=None):
+        self._check_size(params)
+        self.component.check_shapes(x, None if params is None else params.components)
+
+    def _check_size(self, params):
+        if params is not None and np.shape(params.weights) != (self.n_components,):
+            raise ValueError(
+                f"start.weights: expected shape ({self.n_components},) for n_components={self.n_components}; "
+                f"got {np.shape(params.weights)}"
+            )
+
+    def check_resp(self, resp, x):
+        resp = resp.resp if isinstance(resp, Latent) else resp
+        want = (inputs.n_rows(x), self.n_components)
+        if np.shape(resp) != want:
+            raise ValueError(f"resp: expected shape {want}, one row per row of x; got {np.shape(resp)}")
+        if not inputs.is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
+            raise ValueError("resp: expected numbers of at least 0; got negative, NaN or infinite ones")
+
+    def check_fit(self, x, weights, dtype):
+        known = weights is not None and not inputs.is_traced(weights)
+        rows = int(np.count_nonzero(weights)) if known else inputs.n_rows(x)
+        if rows < self.n_components:
+            kind = "rows of weight above 0" if rows < inputs.n_rows(x) else "rows"
+            raise ValueError(f"x: expected at least as many {kind} as components, {self.n_components}; got {rows}")
+        self.component.check_fit(x, weights, dtype)
+
+    def refine(self, params, resp, z, weights=None):
+        resp = resp.resp if isinstance(resp, Latent) else resp
+        weighted = resp if weights is None else resp * weights[:, None]
+        return params._replace(components=self.component.refine(params.components, weighted, z))
+
+    # Units, preparation and conditioning are the component's.
+
+    def prepare(self, x, weights=None, centred=False):
+        return self.component.prepare(x, weights, centred)
+
+    def shared_log_lik(self, params, stats):
+        return self.component.shared_log_lik(params.components, stats)
+
+    def ill_conditioned(self, params):
+        return self.component.ill_conditioned(params.components)
+
+    def units(self, x, weights=None):
+        return self.component.units(x, weights)
+
+    def origin(self, x, params=None):
+        return self.component.origin(x, None if params is None else params.components)
+
+    def to_units(self, units, x):
+        return self.component.to_units(units, x)
+
+    def params_to_units(self, units, params):
+        return params._replace(components=self.component.params_to_units(units, params.components))
+
+    def params_from_units(self, units, params):
+        return params._replace(components=self.component.params_from_units(units, params.components))
+
+    def log_volume(self, units):
+        return self.component.log_volume(units)
+
+
+#: A component that holds less than this many rows takes no part in the density at any of them.
+EMPTY_BELOW = 1e-3
+
+
+def normalized(joint):
+    """softmax and logsumexp over the leading axis of [k, n]; a row impossible under every component is shared."""
+    top = joint.max(0)
+    impossible = jnp.isneginf(top)
+    shift = jnp.where(impossible, 0, top)
+    unnormalized = jnp.exp(joint - shift) + impossible
+    total = unnormalized.sum(0)
+    return unnormalized * (1 / total), jnp.where(impossible, -jnp.inf, shift + jnp.log(total))
