@@ -1,0 +1,1 @@
+"""One step of each algorithm: EM, and gradient ascent on the same objective."""

@@ -1,0 +1,35 @@
+"""Q, the lower bound and the gap: log-likelihood = ELBO(q, params) + KL(q || posterior), for any q.
+
+EM maximises one function F(q, params) = ELBO in turn: over q (the E-step closes the gap) and over params (the M-step
+raises the bound). Neal and Hinton (1998); Bishop (2006), equations (9.70) to (9.72). All are totals in nats.
+"""
+
+import jax.numpy as jnp
+
+
+def q_function(model, params, resp, x, weights=None):
+    """Q(params) = sum_i w_i E_q[log p(x_i, z_i | params)], the expected complete-data log-likelihood under `resp`.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> old = model.init(jax.random.key(0), x)
+    >>> resp = model.e_step(old, x).resp
+    >>> bool(jaxem.q_function(model, model.m_step(resp, x), resp, x) >= jaxem.q_function(model, old, resp, x))
+    True
+    """
+    return model.expected_log_joint(params, model.sufficient_statistics(resp, x, weights))
+
+
+def elbo(model, params, resp, x, weights=None):
+    """The lower bound: Q(params) plus the entropy of q. Equal to the log-likelihood when q is the posterior."""
+    return q_function(model, params, resp, x, weights) + _total(model.latent_entropy(resp), weights)
+
+
+def kl_gap(model, params, resp, x, weights=None):
+    """sum_i w_i KL(q_i || p(z_i | x_i, params)) >= 0: how far the bound lies below the log-likelihood."""
+    return _total(model.latent_divergence(resp, model.e_step(params, x).resp), weights)
+
+
+def _total(values, weights):
+    return values.sum() if weights is None else jnp.dot(values, weights)

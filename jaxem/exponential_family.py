@@ -1,0 +1,209 @@
+"""Exponential families: k components in two matrix products on shared features.
+
+For p(x | eta) = h(x) exp(T(x) . eta - A(eta)) the log densities of n rows under k components are one product of the
+features T with the natural parameters, and the expected sufficient statistics are one product of the
+responsibilities with the same features. Nothing loops over components, and T is computed once for a whole fit.
+
+A *family* is a `Model` of k components side by side: its params have a leading component axis, its `e_step` gives
+log_prob [n, k], and its weights are [n, k]. Mixtures, hidden Markov models and hard assignments are put over it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxem.model import EStep, Model
+
+#: Stands for log 0 in a natural parameter. Finite, so that its product with a feature of 0 is 0 (0 log 0 = 0), and so
+#: far below any real log density that a sum which contains it is recognised and becomes -inf (see `excludes`).
+IMPOSSIBLE = -1e25
+
+#: TF32, the default for float32 products on GPUs, keeps 10 bits: not enough for second moments.
+PRECISION = lax.Precision.HIGHEST
+
+
+class Features(NamedTuple):
+    """What an exponential family needs of the data: features-major, so that rows are the fast axis of every loop.
+
+    own: [f + 1, n], a row of ones and then T(x).
+    common: the features whose natural parameter all components share (log h(x) is one, with parameter 1), [g, n]; or,
+    when the row weights are fixed for a whole fit, their weighted sum [g], which no iteration has to touch again.
+    """
+
+    own: jax.Array
+    common: jax.Array
+
+
+class Moments(NamedTuple):
+    """Expected sufficient statistics of k components: weights [k], sums of T [k, f], sums of common features [g]."""
+
+    count: jax.Array
+    total: jax.Array
+    common: jax.Array
+
+
+class Family(Model):
+    """k components side by side: the same contract, with weights [n, k] and log_prob [n, k]."""
+
+    #: Rank of one row of x: 1 for a vector, 0 for a number; a tree like x where x is several arrays.
+    row_ndim: Any = 1
+
+    def component_axes(self) -> Any:
+        """A tree like params: 0 where a leaf has a leading component axis, None where components share it."""
+        return 0
+
+    def embed(self, x, weights=None):
+        """Coordinates [n, e] in which distances between rows (in standard units) mean something, for starts."""
+        x = jnp.asarray(x)
+        return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
+
+    def permute(self, params, order):
+        return map_components(self, lambda leaf: leaf[order], params)
+
+    def keep_where(self, alive, new, old):
+        """`new`, with the components that are not alive [k] taken from `old`."""
+
+        def pick(a, b):
+            return jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b)
+
+        return map_components(self, pick, new, old)
+
+
+def map_components(family, function, params, *rest):
+    """Apply `function` to the leaves that have a component axis; leave shared ones (of the first tree) alone."""
+    axes = family.component_axes()
+    if axes == 0:
+        return jax.tree.map(function, params, *rest)
+    return jax.tree.map(
+        lambda axis, *leaves: leaves[0] if axis is None else function(*leaves),
+        axes,
+        params,
+        *rest,
+        is_leaf=lambda node: node is None,
+    )
+
+
+def full_axes(family):
+    """`component_axes` spelt out as a tree like params."""
+    axes = family.component_axes()
+    if axes != 0:
+        return axes
+    return jax.tree.map(lambda _: 0, family.constraints(), is_leaf=lambda node: hasattr(node, "to_free"))
+
+
+def _column_scaled(x, weights):
+    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
+    mean = weights @ x / weights.sum()
+    spread = jnp.sqrt(weights @ (x - mean) ** 2 / weights.sum())
+    return (x - mean) / jnp.where(spread > 0, spread, 1)
+
+
+class ExponentialFamily(Family):
+    """A family from four small functions, each written for one row or one component:
+
+        features(x) -> T [f]                 one row's sufficient statistics
+        natural(params) -> eta [f]           one component's natural parameters
+        log_normalizer(params) -> A          one component's log-partition
+        from_moments(mean of T [f]) -> params    the component whose expected T is this
+
+    and optionally log_base(x) -> log h(x). `constraints` says where params live.
+
+    A family that can rule rows out (a probability of exactly 0) says `excludes = True` and takes its natural
+    parameters with `log_or_impossible`.
+
+    Bishop (2006), section 2.4; the M-step is moment matching, equation (2.226).
+    """
+
+    #: Whether some rows may be impossible: their log_prob is then -inf, and nothing is NaN.
+    excludes = False
+
+    def features(self, x):
+        raise NotImplementedError
+
+    def natural(self, params):
+        raise NotImplementedError
+
+    def log_normalizer(self, params):
+        raise NotImplementedError
+
+    def from_moments(self, moments):
+        raise NotImplementedError
+
+    def log_base(self, x):
+        raise NotImplementedError
+
+    # --- the two products ------------------------------------------------------------------------------------
+
+    @property
+    def _has_base(self):
+        return type(self).log_base is not ExponentialFamily.log_base
+
+    def prepare(self, x, weights=None, centred=False):
+        if isinstance(x, Features):
+            return x
+        x = jax.tree.map(jnp.asarray, x)
+        values = jax.vmap(self.features, out_axes=1)(x)
+        own = jnp.concatenate([jnp.ones((1, values.shape[1]), values.dtype), values])
+        if not self._has_base:
+            return Features(own, values[:0])
+        base = jax.vmap(self.log_base)(x)[None].astype(values.dtype)
+        return Features(own, base if weights is None else base @ weights)
+
+    def coefficients(self, params):
+        """([k, f + 1] constant and natural parameters of the own features, [g] of the common ones)."""
+
+        def one(component):
+            return jnp.concatenate([-self.log_normalizer(component)[None], self.natural(component)])
+
+        own = jax.vmap(one)(params)
+        return own, jnp.ones(int(self._has_base), own.dtype)
+
+    def e_step(self, params, x):
+        features = self.prepare(x)
+        own, common = self.coefficients(params)
+        log_prob = jnp.dot(own, features.own, precision=PRECISION)
+        if features.common.ndim == 2 and common.size:
+            log_prob = log_prob + jnp.dot(common, features.common, precision=PRECISION)
+        if self.excludes:
+            log_prob = jnp.where(log_prob < 0.5 * IMPOSSIBLE, -jnp.inf, log_prob)
+        return EStep(None, log_prob.T)
+
+    def sufficient_statistics(self, resp, x, weights):
+        features = self.prepare(x)
+        sums = jnp.dot(weights.T, features.own.T, precision=PRECISION)
+        common = features.common
+        if common.ndim == 2:
+            common = jnp.dot(common, weights.sum(-1), precision=PRECISION)
+        return Moments(sums[:, 0], sums[:, 1:], common)
+
+    def shared_log_lik(self, params, stats):
+        if not isinstance(stats, Moments) or not stats.common.size:
+            return 0.0
+        return self.coefficients(params)[1] @ stats.common
+
+    def maximize(self, stats, params=None):
+        mean, alive = component_means(stats)
+        new = jax.vmap(self.from_moments)(mean)
+        return new if params is None else self.keep_where(alive, new, params)
+
+    def expected_log_joint(self, params, stats):
+        own, common = self.coefficients(params)
+        return (own * jnp.concatenate([stats.count[:, None], stats.total], 1)).sum() + common @ stats.common
+
+
+def log_or_impossible(prob):
+    """log of a probability or rate, with `IMPOSSIBLE` for 0; its derivative there is 0, not NaN."""
+    # Numbers below tiny may be flushed to 0 by the hardware.
+    positive = prob >= jnp.finfo(prob.dtype).tiny
+    return jnp.where(positive, jnp.log(jnp.where(positive, prob, 1)), IMPOSSIBLE)
+
+
+def component_means(stats):
+    """Mean of T per component, and which components hold any weight; an empty one gets the mean over all."""
+    total = stats.count.sum()
+    alive = stats.count > total * jnp.finfo(stats.count.dtype).eps ** 2
+    overall = stats.total.sum(0) / total
+    safe = jnp.where(alive, stats.count, 1)[:, None]
+    return jnp.where(alive[:, None], stats.total / safe, overall), alive

@@ -1,0 +1,155 @@
+"""Many starts in one compiled program, each with its own end; the best honest one wins."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import inputs
+from jaxem.algorithms.em import EM
+from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, one_of, run_fit
+from jaxem.loop import HONEST, Result, Status
+
+#: Fits side by side in the loop. More lanes make longer vector operations, until a chunk of rows no longer fits the
+#: cache; models with many components fill the machine with fewer.
+MAX_LANES, MIN_LANES, LANE_COMPONENTS = 128, 8, 1024
+
+#: Starts look at no more rows than this, drawn at random in proportion to their weights.
+START_ROWS = 20_000
+
+
+#: Starts made side by side hold no more rows than this in all.
+BATCH_ROWS = 1 << 18
+
+
+class Restarts(NamedTuple):
+    """best: the best finite, honest fit. all: every fit, leaves [r, ...], in the order of the starts."""
+
+    best: Result
+    all: Result
+
+
+def fit_restarts(
+    model,
+    x,
+    key,
+    *,
+    n_restarts=None,
+    start=None,
+    weights=None,
+    algorithm=EM(),  # noqa: B008  (immutable)
+    tol=DEFAULT_TOL,
+    max_steps=DEFAULT_MAX_STEPS,
+    chunk_size=None,
+) -> Restarts:
+    """Fit `model` from many starts side by side, and return all fits and the best.
+
+    start: None cycles through the model's kinds of random start (`model.start_kinds`), one name uses only that kind,
+    and params with a leading axis are taken as they are. Restart r depends on `key` and r alone, not on how many
+    there are. The other arguments are those of `fit`.
+
+    The best is the fit with the highest objective among those whose status is honest: a collapsed component
+    (DEGENERATE) may score higher and does not win; only if no start is left is a failed one returned, with its
+    status. No start that dies changes another.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=16)
+    >>> round(float(best.log_lik), 1), every.status.shape
+    (-1126.3, (16,))
+    """
+    data = check_data(model, x, weights, tol, max_steps, chunk_size)
+    options = (algorithm, tol, max_steps, chunk_size)
+    if start is None or isinstance(start, str):
+        n_restarts = 1 if n_restarts is None else n_restarts
+        inputs.check_number("n_restarts", n_restarts, 1, whole=True)
+        if start is not None and start not in model.start_kinds:
+            raise ValueError(f"start: expected one of {', '.join(model.start_kinds)}, or params; got {start!r}")
+        kinds = tuple(range(len(model.start_kinds))) if start is None else (model.start_kinds.index(start),)
+        n_restarts = int(n_restarts)
+        starts = {"key": key, "make_starts": StartMaker(kinds, n_restarts)}
+    else:
+        starts = {"starts": check_start(model, start, data, batch=True)}
+        given = inputs.n_rows(start)
+        if n_restarts not in (None, given):
+            raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
+        n_restarts = given
+    fits = run_fit(model, data, *options, n_lanes=lanes_for(model), **starts)
+    return Restarts(one_of(fits, best_of(fits)), fits)
+
+
+def lanes_for(model) -> int:
+    """How many fits to run side by side: a number that does not depend on how many there are."""
+    k = getattr(model, "n_components", MAX_LANES)
+    return int(np.clip(LANE_COMPONENTS // k, MIN_LANES, MAX_LANES))
+
+
+def best_of(fits: Result):
+    """Index of the highest objective among the honest fits; among all finite ones if none is honest."""
+    honest = jnp.isin(fits.status, jnp.asarray(HONEST))
+    finite = jnp.isfinite(fits.objective)
+    score = jnp.where(finite, fits.objective, -jnp.inf)
+    preferred = jnp.where(honest & finite, score, -jnp.inf)
+    return jnp.where((honest & finite).any(), jnp.argmax(preferred), jnp.argmax(score))
+
+
+class StartMaker(NamedTuple):
+    """n starts of the given kinds (indices into `model.start_kinds`) in turn, made inside the compiled program."""
+
+    kinds: tuple
+    n: int
+
+    def __call__(self, model, z, weights, key):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
+        if inputs.n_rows(z) > START_ROWS:
+            chance = weights / weights.sum()
+            drawn = jax.random.choice(keys[0], len(weights), (START_ROWS,), p=chance)
+            z, weights = jax.tree.map(lambda leaf: leaf[drawn], z), jnp.ones(START_ROWS, weights.dtype)
+        kinds = jnp.asarray(np.resize(self.kinds, self.n))
+        batch = max(1, min(self.n, BATCH_ROWS // inputs.n_rows(z)))
+        return jax.lax.map(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch_size=batch)
+
+
+class Optimum(NamedTuple):
+    """A group of fits that ended at the same objective."""
+
+    objective: float
+    n_restarts: int
+    restarts: list
+    statuses: dict
+
+
+def optima(fits: Result, atol=None) -> list[Optimum]:
+    """The different optima that restarts reached, best first: how many found each, and with which status.
+
+    Two finite fits belong together when their objectives differ by at most `atol` nats (by default what the stopping
+    rule and the dtype leave open: 1e-3, or 1e-5 of the objective in float32).
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> fits = jaxem.fit_restarts(jaxem.gaussian_mixture(2), x, jax.random.key(0), n_restarts=16).all
+    >>> jaxem.optima(fits)[0].n_restarts
+    16
+    """
+    objective = np.asarray(fits.objective, np.float64)
+    status = np.asarray(fits.status)
+    if atol is None:
+        eps = np.finfo(np.asarray(fits.objective).dtype).eps
+        atol = max(1e-3, 100 * eps * np.abs(objective[np.isfinite(objective)]).max(initial=0))
+    groups = []
+    for r in np.argsort(-np.where(np.isfinite(objective), objective, -np.inf)):
+        if groups and (abs(groups[-1][0] - objective[r]) <= atol or not np.isfinite(objective[r])):
+            groups[-1][1].append(int(r))
+        else:
+            groups.append((objective[r], [int(r)]))
+    return [
+        Optimum(float(value), len(members), sorted(members), _count_statuses(status[members]))
+        for value, members in groups
+    ]
+
+
+def _count_statuses(status):
+    values, counts = np.unique(status, return_counts=True)
+    return {Status(int(v)).name: int(c) for v, c in zip(values, counts, strict=True)}

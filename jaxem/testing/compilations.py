@@ -1,0 +1,34 @@
+"""Counting compilations, to show that new numbers compile nothing."""
+
+import contextlib
+
+import jax
+
+#: What XLA reports once per program it compiles.
+EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """A list that grows by one entry for every program compiled inside the block.
+
+    >>> import jax, jax.numpy as jnp
+    >>> double, x = jax.jit(lambda x: 2 * x), jnp.ones(3)
+    >>> with count_compilations() as first:
+    ...     y = double(x)
+    >>> with count_compilations() as second:
+    ...     y = double(y)
+    >>> len(first), len(second)
+    (1, 0)
+    """
+    programs = []
+
+    def listen(event, duration, **details):
+        if event == EVENT:
+            programs.append(details.get("fun_name", "a program"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield programs
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
