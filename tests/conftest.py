@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests. Warnings are errors (see pyproject.toml)."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+GROUND = Path(__file__).parents[2] / "shared" / "ground"
+
+
+@pytest.fixture
+def float64():
+    """The test runs with float64 as jax's default."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The test runs once in each dtype."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture(scope="session")
+def ground():
+    """A function: name of a file of trusted fits -> its cases; skipped where they are not at hand."""
+    if not GROUND.is_dir():
+        pytest.skip("no trusted fits beside this checkout")
+
+    def load(name):
+        content = json.loads((GROUND / f"{name}.json").read_text())
+        return content if isinstance(content, list) else content.get("cases", content.get("traces"))
+
+    return load
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Compiled programs hold on to memory maps, of which a process may have only so many (65,530 on Linux)."""
+    yield
+    jax.clear_caches()

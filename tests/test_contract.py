@@ -1,0 +1,78 @@
+"""What every model is: a frozen pytree whose methods say what they need; and examples in docstrings that run."""
+
+import dataclasses
+import pkgutil
+
+import jax
+import numpy as np
+import pytest
+from zoo import ZOO
+
+import jaxem
+from jaxem.model import Model
+
+#: Modules that stand on an extra, and the package they need.
+EXTRAS = {"jaxem.plot": "matplotlib", "jaxem.sklearn": "sklearn"}
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(jaxem.__path__, "jaxem.") if "__main__" not in module.name
+)
+
+
+@pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+def test_a_model_is_a_frozen_pytree(row):
+    leaves, structure = jax.tree.flatten(row.model)
+    again = jax.tree.unflatten(structure, leaves)
+    assert again == row.model
+    # Equal models are one key of jax's caches; structure holds no closure that would make them differ.
+    assert hash(structure) == hash(jax.tree.structure(again))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.model.n_components = 5
+
+
+@pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+def test_params_come_as_the_constraints_say(row, dtype):
+    x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), row.data())
+    params = row.model.init(jax.random.key(0), x)
+    is_constraint = lambda node: hasattr(node, "to_free")  # noqa: E731
+    assert jax.tree.structure(params) == jax.tree.structure(row.model.constraints(), is_leaf=is_constraint)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+def test_the_same_key_gives_the_same_bits(row):
+    x = row.data()
+    first, second = (row.model.init(jax.random.key(7), x) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    draws = [row.model.sample(first, jax.random.key(1), 5) for _ in range(2)]
+    jax.tree.map(np.testing.assert_array_equal, *draws)
+
+
+@pytest.mark.parametrize("row", [row for row in ZOO if row.name.endswith("2d")][:2], ids=lambda row: row.name)
+def test_sample_then_fit_is_the_same_model(row, float64):
+    params = row.model.init(jax.random.key(0), row.data())
+    x = row.model.sample(params, jax.random.key(1), 4000)
+    fit = jaxem.fit(row.model, x, params, tol=1e-6, max_steps=100)
+    held_out = row.model.sample(params, jax.random.key(2), 4000)
+    # Both are close to the truth in the only coordinates that matter: densities of new rows.
+    gap = row.model.log_prob(params, held_out) - row.model.log_prob(fit.params, held_out)
+    assert abs(gap.mean()) < 0.01
+
+
+@pytest.mark.parametrize("name", ["init", "e_step", "sufficient_statistics", "maximize", "constraints", "sample"])
+def test_what_is_not_written_yet_says_its_name(name):
+    class Sketch(Model):
+        pass
+
+    arguments = {"init": 2, "e_step": 2, "sufficient_statistics": 2, "maximize": 1, "constraints": 0, "sample": 3}
+    with pytest.raises(NotImplementedError, match=rf"Sketch\.{name}"):
+        getattr(Sketch(), name)(*[None] * arguments[name])
+
+
+def test_steps_say_what_they_cannot_do():
+    plain = jaxem.from_steps(lambda params, x: (x, x), lambda resp, x: resp.mean())
+    with pytest.raises(ValueError, match=r"start: .*init"):
+        plain.init(jax.random.key(0), np.ones(3))
+    with pytest.raises(ValueError, match="constraints"):
+        plain.constraints()
+    with pytest.raises(ValueError, match="maximize"):
+        plain.maximize(None)
