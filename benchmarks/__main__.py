@@ -1,0 +1,80 @@
+"""`python -m benchmarks [quick | full]`: run, print a table, write JSON and a figure."""
+
+import argparse
+import contextlib
+import datetime
+import sys
+from pathlib import Path
+
+import jax
+
+from benchmarks import first_fit, measure, memory, per_iteration, report, restarts, time_to
+
+QUESTIONS = {
+    "per_iteration": per_iteration,
+    "restarts": restarts,
+    "time_to": time_to,
+    "memory": memory,
+    "first_fit": first_fit,
+}
+REPEATS = {"tiny": 1, "quick": 3, "full": 5}
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("size", nargs="?", default="quick", choices=tuple(REPEATS), help="tiny only shows that it runs")
+    parser.add_argument("--only", nargs="+", choices=tuple(QUESTIONS), default=tuple(QUESTIONS), help="some questions")
+    parser.add_argument("--repeats", type=int, help="rounds of which the least counts")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for JSON and figure"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    repeats = options.repeats or REPEATS[options.size]
+    load = measure.load()
+    if load > 0.5 and options.size != "tiny":
+        print(f"The machine is not quiet (load {load}): times of this run say little.", file=sys.stderr)
+    cases = [case for name in options.only for case in QUESTIONS[name].cases(options.size)]
+    records = []
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.question}: {case.problem}", file=sys.stderr, flush=True)
+        records.append(run(case, repeats))
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "size": options.size,
+        "rounds": repeats,
+        "load_before": load,
+        "load_after": measure.load(),
+        "machine": measure.machine(),
+        "rules": report.RULES,
+        "records": records,
+    }
+    path = options.out / f"{options.size}.json"
+    report.write_json(found, path)
+    report.draw(found, path.with_suffix(".png"))
+    print(report.table(records))
+    print(f"\n{path}\n{path.with_suffix('.png')}")
+    return 0
+
+
+def run(case, repeats):
+    """One case as a dict; float64 only where the case asks for it."""
+    with jax.enable_x64(True) if case.dtype == "float64" else contextlib.nullcontext():
+        found = case.run(repeats=repeats)
+    targets = [{**target._asdict(), "met": target.met(found.values)} for target in found.targets]
+    return {
+        "question": case.question,
+        "problem": case.problem,
+        "dtype": case.dtype,
+        "unit": found.unit,
+        "values": found.values,
+        "targets": targets,
+        "notes": found.notes,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""How long does one EM iteration take? The same data, start, dtype and number of steps for everybody."""
+
+import math
+from functools import partial
+
+from benchmarks.contestants import CONTESTANTS, Floor, mean_log_lik, takes
+from benchmarks.measure import per_step
+from benchmarks.problems import overlapping, start_from_rows
+from benchmarks.suite import Case, Record, Target
+
+#: covariance, n, d, k, dtype, and what is to be reached: times scikit-learn, times gmmx, floors at most.
+QUICK = [("full", 100_000, 16, 32, "float32", 8, 8, 2.5)]
+FULL = [
+    *QUICK,
+    ("full", 65_536, 32, 64, "float32", None, None, None),
+    ("tied", 100_000, 32, 16, "float32", None, None, None),
+    ("diag", 100_000, 32, 16, "float32", None, None, None),
+    ("spherical", 100_000, 32, 16, "float32", None, None, None),
+    ("full", 100_000, 16, 32, "float64", None, None, None),
+]
+TINY = [("full", 2_000, 4, 3, "float32", None, None, None), ("tied", 2_000, 4, 3, "float64", None, None, None)]
+
+
+def cases(size):
+    problems = {"tiny": TINY, "quick": QUICK, "full": FULL}[size]
+    many = {"tiny": 42, "quick": 12, "full": 22}[size]
+    return [Case("per iteration", _name(*p[:5]), p[4], partial(run, *p, many=many)) for p in problems]
+
+
+def _name(covariance, n, d, k, dtype):
+    return f"{covariance}, {n:,} x {d}, k {k}, {dtype}"
+
+
+def run(covariance, n, d, k, dtype, times_sklearn, times_gmmx, floors, repeats, many, few=2):
+    x = overlapping(n, d, k, dtype)
+    start = start_from_rows(x, k, covariance)
+    fits = {name: make(x, start, covariance) for name, make in CONTESTANTS.items() if takes(name, covariance)}
+    floor = Floor(n, d, k, covariance, dtype)
+    runs = {name: contestant.fit for name, contestant in fits.items()}
+    runs |= {layout: lambda steps, layout=layout: floor.run(steps, layout) for layout in floor.layouts}
+    times = per_step(runs, few, many, repeats)
+    layout = min(floor.layouts, key=lambda name: (math.isnan(times[name]), times[name]))
+    times = {name: times[name] for name in fits} | {"floor": times[layout]}
+    outcomes = {name: contestant.fit(many) for name, contestant in fits.items()}
+    for name, outcome in outcomes.items():
+        if outcome.n_steps != many:
+            raise RuntimeError(f"{name} took {outcome.n_steps} steps where {many} were asked for: not the same work")
+    reached = {name: mean_log_lik(x, outcome.params, covariance) for name, outcome in outcomes.items()}
+    targets = [
+        Target("scikit-learn", times_sklearn, "at least"),
+        Target("gmmx", times_gmmx, "at least"),
+        Target("floor", floors, "at most"),
+    ]
+    notes = {"steps": many - few, "mean_log_lik_after_the_same_steps": reached, "best_layout_of_the_floor": layout}
+    return Record(times, "s", [t for t in targets if t.factor is not None], notes)
