@@ -111,7 +111,8 @@ class Simplex(Constraint):
         if (value < 0).any():
             return "has negative entries"
         total = value.sum(-1)
-        close = np.abs(total - 1) <= 1e3 * np.finfo(value.dtype).eps
+        # Those of a float32 fit are good for float64 data too.
+        close = np.abs(total - 1) <= max(1e3 * np.finfo(value.dtype).eps, 1e-6)
         return None if close.all() else f"sums to {float(total.flat[np.argmin(close)]):.6g}, not 1"
 
 
@@ -146,7 +147,7 @@ class PositiveDefinite(Constraint):
         value = np.asarray(value, np.float64)  # eigenvalues computed in float32 may be off by more than they are
         scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
         unit = value / np.maximum(scale[..., :, None] * scale[..., None, :], np.finfo(np.float64).tiny)
-        if np.abs(unit - np.swapaxes(unit, -1, -2)).max() > 1e4 * eps:
+        if np.abs(unit - np.swapaxes(unit, -1, -2)).max() > max(1e4 * eps, 1e-6):
             return "is not symmetric"
         smallest = np.linalg.eigvalsh(unit).min(-1)
         if (smallest > 0).all():

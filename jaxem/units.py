@@ -108,18 +108,24 @@ def _dot(a, b):
 
 
 def to_units(units, x):
-    """Rows (or means) [..., d] in standard units."""
+    """Rows (or means) [..., d] in standard units (None: as they are)."""
+    if units is None:
+        return x
     z = (x - units.shift) / units.scale
     return z if units.matrix is None else _dot(z, units.matrix)
 
 
 def from_units(units, z):
     """Rows (or means) [..., d] in the data's units."""
+    if units is None:
+        return z
     return units.shift + (z if units.matrix is None else _dot(z, units.inverse)) * units.scale
 
 
 def cov_to_units(units, cov):
     """Covariances: [..., d, d] where the units have a matrix, else variances [..., d] or []."""
+    if units is None:
+        return cov
     if units.matrix is None:
         return cov / units.scale**2
     return _congruent(cov / (units.scale[:, None] * units.scale), units.matrix)
@@ -127,6 +133,8 @@ def cov_to_units(units, cov):
 
 def cov_from_units(units, cov):
     """The inverse of `cov_to_units`; matrices stay positive definite when rounded to the dtype of compiled code."""
+    if units is None:
+        return cov
     if units.matrix is None:
         return cov * units.scale**2
     return _representable(_congruent(cov, units.inverse)) * (units.scale[:, None] * units.scale)
@@ -158,6 +166,8 @@ def _representable(cov):
 
 def log_volume(units):
     """log |dx / dz|: log p(x) = log p(z) - log_volume."""
+    if units is None:
+        return 0.0
     module = _module(units)
     volume = module.log(module.broadcast_to(units.scale, units.shift.shape)).sum()
     return volume if units.matrix is None else volume - module.linalg.slogdet(units.matrix)[1]

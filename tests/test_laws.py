@@ -15,7 +15,7 @@ from jaxem.testing import LAWS, check_model
 NEED_DEVICES = "devices"
 
 #: Few draws tell the total of a density only roughly.
-NEED_DRAWS = "too few draws"
+NEED_DRAWS = "too spread"
 
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)

@@ -103,7 +103,8 @@ class Product(Family):
 
     def origin(self, x, params=None):
         params = (None,) * len(self.families) if params is None else params
-        return tuple(family.origin(part, p) for family, part, p in self._zip(x, params))
+        origins = tuple(family.origin(part, p) for family, part, p in self._zip(x, params))
+        return None if all(origin is None for origin in origins) else origins
 
     def to_units(self, units, x):
         if units is None:

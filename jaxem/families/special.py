@@ -69,8 +69,8 @@ def solve_gamma_shape(gap):
     return guess
 
 
-#: Olver's expansion is used from this order on: with the terms below its error is under float64 rounding there.
-OLVER_FROM = 24
+#: Olver's expansion is used from this order on: with the terms below its error is under the dtype's rounding there.
+OLVER_FROM = {4: 8, 8: 24}
 OLVER_TERMS = 10
 
 
@@ -100,13 +100,13 @@ def _series(polynomials, p, order):
 
 
 def _olver(order, x):
-    """`log_bessel` for large orders; Abramowitz and Stegun (1964), 9.7.7 and 9.7.9."""
+    """`log_bessel` for large orders, less its part -order log(order + root), and root; (9.7.7), (9.7.9)."""
     root = jnp.sqrt(order * order + x * x)
     u = _series(OLVER_U, order / root, order)
     w = _series(OLVER_W, order / root, order)
     # order^2 / (root + x) is root - x; x^order has been taken out of (x / (order + root))^order.
-    log_scaled = order * (order / (root + x)) - order * jnp.log(order + root) - 0.5 * jnp.log(root)
-    return log_scaled - HALF_LOG_2PI + jnp.log1p(u), 1 / (root + order) - w / (root * (1 + u))
+    rest = order * (order / (root + x)) - 0.5 * jnp.log(root) - HALF_LOG_2PI + jnp.log1p(u)
+    return rest, 1 / (root + order) - w / (root * (1 + u)), root
 
 
 def log_bessel(order, x):
@@ -116,9 +116,11 @@ def log_bessel(order, x):
     its terms are positive, so nothing cancels, and nothing is singular at x = 0 or overflows at large x.
     Amos (1974); Abramowitz and Stegun (1964), sections 9.6 and 9.7.
     """
-    steps = max(0, math.ceil(OLVER_FROM - order))
-    log_scaled, ratio = _olver(order + steps, x)
+    steps = max(0, math.ceil(OLVER_FROM[x.dtype.itemsize] - order))
+    top = order + steps
+    log_scaled, ratio, root = _olver(top, x)
     for v in range(steps, 0, -1):
         ratio = 1 / (2 * (order + v) + x * x * ratio)
-        log_scaled = log_scaled - jnp.log(ratio)
-    return log_scaled, ratio
+        # One log(top + root) at a time: their sum is large, and would round.
+        log_scaled = log_scaled - jnp.log(ratio * (top + root))
+    return log_scaled - order * jnp.log(top + root), ratio

@@ -208,7 +208,7 @@ def _smooth_tree(transition, filtered, predicted, counted):
 
 
 def _log_sum(values, axis):
-    top = values.max(axis, keepdims=True)
+    top = lax.stop_gradient(values.max(axis, keepdims=True))
     top = jnp.where(jnp.isneginf(top), 0, top)
     return (top + jnp.log(jnp.exp(values - top).sum(axis, keepdims=True))).squeeze(axis)
 

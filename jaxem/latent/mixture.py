@@ -108,7 +108,7 @@ class Mixture(Model):
         resp, latent = resp if isinstance(resp, Latent) else (resp, None)
         best = jax.nn.one_hot(jnp.argmax(resp, -1), self.n_components, dtype=resp.dtype)
         # log p(x, z) = log p(x) + log p(z | x) at the most probable z.
-        return EStep(best if latent is None else Latent(best, latent), log_prob + jnp.log(resp.max(-1)))
+        return EStep(best if latent is None else Latent(best, latent), log_prob + jnp.log((best * resp).sum(-1)))
 
     def posterior_of(self, resp):
         return resp.resp if isinstance(resp, Latent) else resp
@@ -205,7 +205,8 @@ EMPTY_BELOW = 1e-3
 
 def normalized(joint):
     """softmax and logsumexp over the leading axis of [k, n]; a row impossible under every component is shared."""
-    top = joint.max(0)
+    # The shift cancels: its derivative, which would compare recomputed numbers for equality, is not needed.
+    top = jax.lax.stop_gradient(joint.max(0))
     impossible = jnp.isneginf(top)
     shift = jnp.where(impossible, 0, top)
     unnormalized = jnp.exp(joint - shift) + impossible
