@@ -52,7 +52,9 @@ def main(arguments=None):
         "rules": report.RULES,
         "records": records,
     }
-    path = options.out / f"{options.size}.json"
+    # Some questions only: a file of their own, not over the answers of a whole run.
+    asked = [] if set(options.only) == set(QUESTIONS) else sorted(options.only)
+    path = options.out / f"{'-'.join([options.size, *asked])}.json"
     report.write_json(found, path)
     report.draw(found, path.with_suffix(".png"))
     print(report.table(records))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxem import linalg
 from jaxem import units as _units
 from jaxem.constraints import Positive, Real
 from jaxem.exponential_family import Family
@@ -122,7 +123,7 @@ class FactorAnalyzer(Family):
         """diag(S - W beta S), beta = W^T (W W^T + noise)^-1 (Rubin and Thayer 1982), above its floor; [k, d]."""
         scaled = loadings / jnp.broadcast_to(noise, scatter.shape[:-1])[..., None]
         inner = jnp.eye(self.n_factors, dtype=scatter.dtype) + jnp.swapaxes(loadings, -1, -2) @ scaled
-        explained = loadings @ jnp.linalg.solve(inner, jnp.swapaxes(scaled, -1, -2) @ scatter)
+        explained = loadings @ linalg.solve_positive(inner, jnp.swapaxes(scaled, -1, -2) @ scatter)
         variances = jnp.diagonal(scatter, axis1=-2, axis2=-1)
         rest = variances - jnp.diagonal(explained, axis1=-2, axis2=-1)
         return jnp.maximum(rest, NOISE_FLOOR[rest.dtype.itemsize] * variances)

@@ -52,10 +52,8 @@ def _smallest_eigenvalue(inverse):
     As the largest eigenvalue of that inverse it is exact to rounding, where in the covariance itself it would drown in
     the rounding of the largest one.
     """
-    precision = jnp.swapaxes(inverse, -1, -2) @ inverse
-    usable = jnp.isfinite(precision).all((-2, -1))
-    largest = jnp.linalg.eigvalsh(jnp.where(usable[..., None, None], precision, 0))[..., -1]
-    return jnp.where(usable, 1 / largest, 0)
+    largest = linalg.largest_eigenvalue(jnp.swapaxes(inverse, -1, -2) @ inverse)
+    return jnp.where(jnp.isfinite(largest), 1 / largest, 0)
 
 
 def _check_floor(floor):

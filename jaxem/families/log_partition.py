@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxem import linalg
 from jaxem.constraints import Constraint, Positive, Real
 from jaxem.exponential_family import ExponentialFamily, component_means
 from jaxem.families.support import require_shape
@@ -147,7 +148,7 @@ def solve_moments(log_partition, mean, start):
         return jax.grad(log_partition)(eta) - mean
 
     def solve_linear(linear, target):
-        return jnp.linalg.solve(jax.jacobian(linear)(target), target)
+        return linalg.solve(jax.jacobian(linear)(jnp.zeros_like(target)), target)
 
     fixed = lax.stop_gradient(mean)
     return lax.custom_root(
@@ -190,4 +191,4 @@ def _newton_step(gradient, hessian):
     variance = jnp.diagonal(hessian)
     scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
     scaled = hessian / (scale[:, None] * scale) + jnp.finfo(gradient.dtype).eps * np.eye(len(scale), dtype=scale.dtype)
-    return -jnp.linalg.solve(scaled, gradient / scale) / scale
+    return -linalg.solve_positive(scaled, (gradient / scale)[:, None])[:, 0] / scale

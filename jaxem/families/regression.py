@@ -165,8 +165,7 @@ def solve_normal_equations(stats):
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
     # In units where the gram matrix of all rows is I, a ridge of its rounding moves nothing that is determined.
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
-    lower = linalg.cholesky(gram + ridge[:, None, None] * eye)
-    coef = jax.vmap(lambda low, b: jax.scipy.linalg.cho_solve((low, True), b))(lower, stats.cross)
+    coef = linalg.solve_positive(gram + ridge[:, None, None] * eye, stats.cross[..., None])[..., 0]
     enough = (stats.count > stats.count.sum() * jnp.finfo(gram.dtype).eps ** 2) & jnp.isfinite(coef).all(-1)
     return jnp.where(enough[:, None], coef, 0), enough
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem import starts
+from jaxem import linalg, starts
 from jaxem.constraints import Real
 from jaxem.exponential_family import PRECISION
 from jaxem.families.regression import whitening
@@ -105,7 +105,8 @@ class GatedMixture(Model):
         curvature = stats.curvature.reshape(size, size)
         # In units where the gating columns have second moment I, a ridge of rounding moves nothing that is determined.
         ridge = jnp.finfo(curvature.dtype).eps * (1 + jnp.trace(curvature))
-        gate = jnp.linalg.solve(curvature + ridge * jnp.eye(size, dtype=curvature.dtype), stats.target.reshape(-1))
+        eye = jnp.eye(size, dtype=curvature.dtype)
+        gate = linalg.solve_positive(curvature + ridge * eye, stats.target.reshape(-1, 1))
         return GatedParams(gate.reshape(shape), components)
 
     def constraints(self):

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import xlogy
 
+from jaxem import linalg
 from jaxem.constraints import Simplex
 
 #: Inner steps of the M-step with a stationary start. It needs no optimum, only to go up; on chains of 100 steps the
@@ -55,7 +56,7 @@ def stationary(transition):
     """The distribution pi with pi transition = pi [k]; NaN where there are several (a chain that falls apart)."""
     k = transition.shape[-1]
     system = jnp.eye(k, dtype=transition.dtype) - transition.T + 1
-    return jnp.maximum(jnp.linalg.solve(system, jnp.ones(k, transition.dtype)), 0)
+    return jnp.maximum(linalg.solve(system, jnp.ones(k, transition.dtype)), 0)
 
 
 def normalized_rows(counts, incumbent):
