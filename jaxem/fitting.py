@@ -18,6 +18,9 @@ from jaxem.loop import HONEST, ILL_CONDITIONED, Result, Status, not_started, run
 DEFAULT_TOL = 1e-8
 DEFAULT_MAX_STEPS = 2000
 
+#: Rows times lanes from which a narrower loop for the last lanes is worth its compilation.
+NARROW_WORK = 1 << 17
+
 #: Length of the history where `max_steps` is traced and its value is not known.
 TRACED_HISTORY = 1024
 
@@ -225,7 +228,11 @@ def solve(
     n_lanes = min(n_lanes, n_fits)
     may_be_ill = frozen_model.ill_conditioned(first) is not None
     everyone = jnp.ones(n_fits, bool)
-    fits, history = run(problem, algorithm, fits, history, everyone, n_lanes, tol, max_steps, flag_ill=may_be_ill)
+    # Every width of the loop is compiled (a second or two), which small data are done in.
+    narrows = n_fits > 1 and inputs.n_rows(x) * n_lanes >= NARROW_WORK
+    fits, history = run(
+        problem, algorithm, fits, history, everyone, n_lanes, tol, max_steps, flag_ill=may_be_ill, narrows=narrows
+    )
     if may_be_ill:
         # Lanes that met ill-conditioned params go on from there in the centred form; for most data there are none.
         centred = make_problem(frozen_model, z, frozen_weights, _centred_chunk(z, first, n_lanes), centred=True)

@@ -206,8 +206,11 @@ def _all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def run(problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_steps, flag_ill=False):
-    """Iterate every pending fit [r] to its end, n_lanes at a time. Returns (fits, history [r, h])."""
+def run(problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_steps, flag_ill=False, narrows=False):
+    """Iterate every pending fit [r] to its end, n_lanes at a time. Returns (fits, history [r, h]).
+
+    narrows: at the end, when few lanes are busy, these go on in a loop with fewer lanes (see `NARROWING`).
+    """
     n_fits = pending.shape[0]
     queue = jnp.argsort(~pending, stable=True)  # those to do first, in order
     n_pending = pending.sum()
@@ -219,12 +222,12 @@ def run(problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_
             memory=jax.vmap(lambda p: algorithm.init(problem, p))(chosen.params),
             log_lik=chosen.log_lik,
             objective=chosen.objective,
-            status=jnp.full(n_lanes, RUNNING, jnp.int32),
+            status=jnp.full_like(chosen.status, RUNNING),
             n_steps=chosen.n_steps,
             n_evaluations=chosen.n_evaluations,
             trial=chosen.params,
-            given=jnp.ones(n_lanes, bool),
-            n_halvings=jnp.zeros(n_lanes, jnp.int32),
+            given=jnp.ones_like(index, bool),
+            n_halvings=jnp.zeros_like(chosen.status),
         )
 
     def place(position):
@@ -256,8 +259,27 @@ def run(problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_
 
     index = place(jnp.arange(n_lanes))
     carry = (start_of(index), index, jnp.ones(n_lanes, bool), jnp.asarray(n_lanes), fits, history)
-    carry = lax.while_loop(lambda c: (c[1] < n_fits).any(), body, carry)
+    widths = [n_lanes]
+    while narrows and widths[-1] >= NARROW_FROM:
+        widths.append(widths[-1] // NARROWING)
+    for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
+        carry = _narrowed(carry, width, n_fits)
+        carry = lax.while_loop(lambda c, fewest=fewest: (c[1] < n_fits).sum() > fewest, body, carry)
     return carry[4], carry[5]
+
+
+#: When the queue is empty and no more than one lane in NARROWING is busy, these few go on in a narrower loop: the
+#: slowest fits take many times the average number of steps.
+NARROWING, NARROW_FROM = 4, 16
+
+
+def _narrowed(carry, width, n_fits):
+    """The carry with `width` lanes, the busy ones first."""
+    lanes, index, fresh, *rest = carry
+    if width == len(index):
+        return carry
+    kept = jnp.argsort(index >= n_fits, stable=True)[:width]
+    return *jax.tree.map(lambda leaf: leaf[kept], (lanes, index, fresh)), *rest
 
 
 def _choose(mask, a, b):
