@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxem.chunks import cut_rows, even_chunks, first_of, scan_sum
 from jaxem.model import Model
 
 #: Working set of one chunk, in bytes. Measured on CPU: iterations are fastest while the features of a chunk and its
@@ -34,18 +35,18 @@ class Problem(NamedTuple):
     weights: Any  # [c, m], 0 for padding
     total_weight: Any
     n_points: Any  # how many rows they amount to: their weight where it counts repetitions, else the rows in use
-    raw: bool  # chunks are rows yet to be prepared
+    prepare: Any  # (rows, weights) -> prepared rows, for chunks of rows as they came; None: chunks are prepared
 
     def expectation(self, params):
         """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
 
         def one(chunk, weights):
-            data = self.model.prepare(chunk, weights) if self.raw else chunk
+            data = chunk if self.prepare is None else self.prepare(chunk, weights)
             resp, log_prob = self.model.e_step(params, data)
             stats = self.model.sufficient_statistics(resp, data, weights)
             return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
 
-        stats, log_lik = _scan_sum(one, (self.chunks, self.weights))
+        stats, log_lik = scan_sum(one, (self.chunks, self.weights))
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 
     def maximize(self, stats, params):
@@ -68,38 +69,13 @@ class StepsProblem(NamedTuple):
         return self.model.m_step(stats, self.x)
 
 
-def _scan_sum(function, xs):
-    """Sum of function(*x) over the leading axis, with compensation (Neumaier): the order of chunks leaves no trace."""
-    n_chunks = jax.tree.leaves(xs)[0].shape[0]
-    if n_chunks == 1:
-        return function(*_first(xs))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: function(*_first(xs))))
-
-    def add(carry, x):
-        total, lost = carry
-        value = function(*x)
-        new = jax.tree.map(jnp.add, total, value)
-        lost = jax.tree.map(_rounding, lost, total, value, new)
-        return (new, lost), None
-
-    (total, lost), _ = lax.scan(add, (zeros, zeros), xs)
-    return jax.tree.map(jnp.add, total, lost)
-
-
-def _rounding(lost, a, b, total):
-    """What a + b = total lost; nothing where the sum is not finite."""
-    error = jnp.where(jnp.abs(a) >= jnp.abs(b), (a - total) + b, (b - total) + a)
-    return lost + jnp.where(jnp.isfinite(total), error, 0)
-
-
 def rows_per_chunk(model: Model, x, params, n_lanes: int) -> int:
     """How many rows keep one chunk of the E-step in cache, for n_lanes fits side by side."""
     n = jax.tree.leaves(x)[0].shape[0]
     data, resp = _bytes_per_row(model, x, params)
     row = data + 2 * n_lanes * resp
     rows = max(CHUNK_BYTES / row, min(MIN_ROWS, MIN_ROWS_BYTES / row))
-    n_chunks = min(n, max(1, round(n / rows)))
-    return -(-n // n_chunks)
+    return even_chunks(n, rows)
 
 
 def lanes_that_fit(model: Model, x, params) -> int:
@@ -120,36 +96,21 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def make_problem(model: Model, x, weights, chunk: int, centred=False, store=True):
-    """Cut rows into chunks of `chunk` (the last one padded by rows of weight 0) and prepare them."""
+def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False, store=True):
+    """Cut rows x into chunks of `chunk` (the last one padded by rows of weight 0), in `units` and prepared.
+
+    store: prepare them once and keep that, unless it is too much; else they are prepared anew in every iteration.
+    """
     total, n_points = weights.sum(), jnp.maximum(weights.sum(), (weights > 0).sum())
     if not model.additive:
         return StepsProblem(model, x, total, n_points)
-    chunks, cut_weights = _cut(x, weights, chunk)
-    problem = Problem(model, chunks, cut_weights, total, n_points, raw=False)
-    if centred:
-        prepared = jax.vmap(lambda rows, w: model.prepare(rows, w, centred=True))(chunks, cut_weights)
-        return problem._replace(chunks=prepared)
-    shape = jax.eval_shape(lambda rows, w: model.prepare(_first(rows), w[0]), chunks, cut_weights)
+
+    def prepare(rows, weights):
+        return model.prepare(model.to_units(units, rows), weights, centred)
+
+    chunks, cut_weights = cut_rows(x, weights, chunk)
+    shape = jax.eval_shape(lambda rows, w: prepare(first_of(rows), w[0]), chunks, cut_weights)
     if not store or len(cut_weights) * _bytes(shape) > STORE_BYTES:
-        return problem._replace(raw=True)
-    return problem._replace(chunks=lax.map(lambda piece: model.prepare(*piece), (chunks, cut_weights)))
-
-
-def _cut(x, weights, chunk):
-    n = weights.shape[0]
-    n_chunks = -(-n // chunk)
-    pad = n_chunks * chunk - n
-
-    def cut(leaf):
-        if pad:
-            # A repeated row is valid data for any model, whatever its support.
-            leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[:1], (pad, *leaf.shape[1:]))])
-        return leaf.reshape(n_chunks, chunk, *leaf.shape[1:])
-
-    weights = jnp.concatenate([weights, jnp.zeros(pad, weights.dtype)])
-    return jax.tree.map(cut, x), weights.reshape(n_chunks, chunk)
-
-
-def _first(tree):
-    return jax.tree.map(lambda leaf: leaf[0], tree)
+        return Problem(model, chunks, cut_weights, total, n_points, prepare)
+    chunks = lax.map(lambda piece: prepare(*piece), (chunks, cut_weights))
+    return Problem(model, chunks, cut_weights, total, n_points, None)

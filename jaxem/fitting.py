@@ -10,6 +10,7 @@ import numpy as np
 from jaxem import inputs
 from jaxem.algorithms.em import EM
 from jaxem.arguments import as_params, check_batch, check_values, n_starts
+from jaxem.chunks import even_chunks
 from jaxem.differentiation import attach_derivatives
 from jaxem.expectation import lanes_that_fit, make_problem, rows_per_chunk
 from jaxem.loop import HONEST, ILL_CONDITIONED, Result, Status, not_started, run
@@ -164,7 +165,7 @@ def run_fit(model, data, algorithm, tol, max_steps, chunk_size, **starts) -> Res
         jnp.asarray(tol, data.dtype),
         jnp.asarray(max_steps, jnp.int32),
         n_history=n_history,
-        chunk_size=None if chunk_size is None else min(int(chunk_size), len(data.weights)),
+        chunk_size=None if chunk_size is None else even_chunks(len(data.weights), int(chunk_size)),
         n_lanes=n_lanes,
         **starts,
     )
@@ -206,22 +207,23 @@ def solve(
     n_lanes,
     make_starts=None,
 ):
-    """Fits from `starts` [r, ...] (in the data's units) or from `make_starts(model, z, weights, key)`, in one loop."""
+    """Fits from `starts` [r, ...] (data's units) or `make_starts(model, units, x, weights, key)`, in one loop."""
     fixed = jax.lax.stop_gradient((model, x, weights))
     units = jax.lax.stop_gradient(model.units(x, weights))
     frozen_model, frozen_x, frozen_weights = fixed
-    z = frozen_model.to_units(units, frozen_x)
     if starts is None:
-        starts = make_starts(frozen_model, z, frozen_weights, key)
+        starts = make_starts(frozen_model, units, frozen_x, frozen_weights, key)
     else:
         starts = jax.vmap(lambda p: model.params_to_units(units, p))(jax.lax.stop_gradient(starts))
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     chunk = chunk_size
+    z = jax.eval_shape(frozen_model.to_units, units, frozen_x)
     if model.additive:
         n_lanes = min(n_lanes, lanes_that_fit(model, z, first))
     if chunk is None:
         chunk = rows_per_chunk(model, z, first, n_lanes) if model.additive else inputs.n_rows(x)
-    problem = make_problem(frozen_model, z, frozen_weights, chunk, store=chunk_size is None)
+    data, store = (frozen_model, frozen_x, frozen_weights), chunk_size is None
+    problem = make_problem(*data, chunk, units, store=store)
     fits = not_started(starts)
     n_fits = fits.status.shape[0]
     history = jnp.full((n_fits, n_history), jnp.nan, fits.objective.dtype)
@@ -235,7 +237,7 @@ def solve(
     )
     if may_be_ill:
         # Lanes that met ill-conditioned params go on from there in the centred form; for most data there are none.
-        centred = make_problem(frozen_model, z, frozen_weights, _centred_chunk(z, first, n_lanes), centred=True)
+        centred = make_problem(*data, _centred_chunk(z, first, n_lanes), units, centred=True, store=store)
         ill = fits.status == ILL_CONDITIONED
         fits, history = run(centred, algorithm, fits, history, ill, n_lanes, tol, max_steps)
     status, degenerate = _verdict(problem, fits, n_lanes)
@@ -260,10 +262,8 @@ def solve(
 
 def _centred_chunk(z, params, n_lanes):
     """Rows whose centred copies, one per component and lane, stay in cache."""
-    n = inputs.n_rows(z)
     per_row = 2 * n_lanes * sum(leaf.size for leaf in jax.tree.leaves(params)) * 4
-    rows = max((4 << 20) // per_row, 64)
-    return -(-n // max(1, round(n / rows)))
+    return even_chunks(inputs.n_rows(z), max((4 << 20) // per_row, 64))
 
 
 def _verdict(problem, fits, n_lanes):

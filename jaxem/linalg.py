@@ -124,7 +124,7 @@ def _inverse_by_blocks(low):
 
 @jax.custom_jvp
 def cholesky(a):
-    """Lower Cholesky factor of [..., d, d], of which the lower triangle is read; NaN where one is not positive definite.
+    """Lower Cholesky factor of [..., d, d] (the lower triangle is read); NaN where one is not positive definite.
 
     Not LAPACK's: on a CPU its batches share one thread pool, and two at a time that wait for each other never end.
     """

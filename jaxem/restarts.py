@@ -101,12 +101,13 @@ class StartMaker(NamedTuple):
     kinds: tuple
     n: int
 
-    def __call__(self, model, z, weights, key):
+    def __call__(self, model, units, x, weights, key):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
-        if inputs.n_rows(z) > START_ROWS:
+        if inputs.n_rows(x) > START_ROWS:
             chance = weights / weights.sum()
             drawn = jax.random.choice(keys[0], len(weights), (START_ROWS,), p=chance)
-            z, weights = jax.tree.map(lambda leaf: leaf[drawn], z), jnp.ones(START_ROWS, weights.dtype)
+            x, weights = jax.tree.map(lambda leaf: leaf[drawn], x), jnp.ones(START_ROWS, weights.dtype)
+        z = model.to_units(units, x)
         kinds = jnp.asarray(np.resize(self.kinds, self.n))
         batch = max(1, min(self.n, BATCH_ROWS // inputs.n_rows(z)))
         return jax.lax.map(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch_size=batch)

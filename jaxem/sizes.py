@@ -31,7 +31,8 @@ class SizedStarts(NamedTuple):
     sizes: tuple
     n: int
 
-    def __call__(self, model, z, weights, key):
+    def __call__(self, model, units, x, weights, key):
+        z = model.to_units(units, x)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
         kinds = np.resize(range(len(model.start_kinds)), self.n)
         plan = (

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxem import linalg
+from jaxem.chunks import cut_rows, even_chunks, first_of
 
 
 class Affine(NamedTuple):
@@ -29,20 +30,32 @@ class Affine(NamedTuple):
 def standardize(x, weights=None, metric="full") -> Affine:
     """The units in which x [n, d] has mean 0 and covariance I ("full"), unit variances ("diag"), or mean variance 1."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    weights = weights / weights.sum()
-    shift = weights @ x
-    shift = shift + weights @ (x - shift)  # the second pass removes the rounding of a far origin
-    centred = x - shift
+    blocks = cut_rows(x, weights / weights.sum(), even_chunks(x.shape[0], BLOCK_ROWS))
+    shift = _total(lambda x, w: w @ x, blocks)
+    # The second pass removes the rounding of a far origin.
+    shift = shift + _total(lambda x, w: w @ (x - shift), blocks)
     # Dividing by the range first keeps squares inside the dtype for any units.
-    reach = jnp.abs(jnp.where(weights[:, None] > 0, centred, 0)).max(0)
-    if metric == "spherical":
-        reach = reach.max()
-        variance = (weights @ (centred / _nonzero(reach)) ** 2).mean()
-    else:
-        variance = weights @ (centred / _nonzero(reach)) ** 2
-    scale = _nonzero(reach * jnp.sqrt(variance))
+    reach = _per_block(lambda x, w: jnp.abs(jnp.where(w[:, None] > 0, x - shift, 0)).max(0), blocks).max(0)
+    reach = reach.max() if metric == "spherical" else reach
+    variance = _total(lambda x, w: w @ ((x - shift) / _nonzero(reach)) ** 2, blocks)
+    scale = _nonzero(reach * jnp.sqrt(variance.mean() if metric == "spherical" else variance))
     units = Affine(shift, scale)
-    return _decorrelated(units, centred / scale, weights) if metric == "full" else units
+    return _decorrelated(units, blocks) if metric == "full" else units
+
+
+#: Rows that are looked at together: no temporary is as long as the data.
+BLOCK_ROWS = 1 << 16
+
+
+def _per_block(function, blocks):
+    """function(rows, weights) of every block, [b, ...]."""
+    if len(blocks[1]) == 1:
+        return function(*first_of(blocks))[None]
+    return lax.map(lambda block: function(*block), blocks)
+
+
+def _total(function, blocks):
+    return _per_block(function, blocks).sum(0)
 
 
 def origin(x, cov=None):
@@ -84,16 +97,21 @@ def _nonzero(scale):
     return jnp.where(scale > 0, scale, 1)
 
 
-def _decorrelated(units, z, weights):
-    matrix = jnp.eye(z.shape[1], dtype=z.dtype)
+def _decorrelated(units, blocks):
+    """`units` with the matrix that makes the second moments of the blocks I."""
+    matrix = inverse = jnp.eye(blocks[0].shape[-1], dtype=blocks[0].dtype)
+
+    def second_moment(x, weights):
+        y = _dot(to_units(units, x), matrix)
+        return _dot((y * weights[:, None]).T, y)
+
     # Twice, as in a Cholesky QR: the first pass is blind to directions below the rounding of the largest one, and in
     # its coordinates the second sees them.
     for _ in range(2):
-        y = jnp.dot(z, matrix, precision=lax.Precision.HIGHEST)
-        values, vectors = jnp.linalg.eigh(jnp.dot((y * weights[:, None]).T, y, precision=lax.Precision.HIGHEST))
-        values = jnp.maximum(values, values[-1] * jnp.finfo(z.dtype).eps)
-        matrix = matrix @ (vectors / jnp.sqrt(values))
-    return units._replace(matrix=matrix, inverse=jnp.linalg.inv(matrix))
+        values, vectors = jnp.linalg.eigh(_total(second_moment, blocks))
+        roots = jnp.sqrt(jnp.maximum(values, values[-1] * jnp.finfo(values.dtype).eps))
+        matrix, inverse = _dot(matrix, vectors / roots), _dot(roots[:, None] * vectors.T, inverse)
+    return units._replace(matrix=matrix, inverse=inverse)
 
 
 def _module(units):

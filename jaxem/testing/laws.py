@@ -243,7 +243,9 @@ def _any_vector(case):
     free = case.unconstrain(case.points[0])
     for _ in range(N_STARTS):
         # What fits do not move stays where it is.
-        moved = jax.tree.map(lambda at, new, may: np.where(may, new, at), free, normal_like(case.rng, free), case.movable)
+        moved = jax.tree.map(
+            lambda at, new, may: np.where(may, new, at), free, normal_like(case.rng, free), case.movable
+        )
         params = case.constrain(moved)
         for path, problem in violations(case.model, params):
             raise Violation(f"constrain(random vector){path}: {problem}")

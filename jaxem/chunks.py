@@ -1,0 +1,56 @@
+"""Rows in pieces of equal size, so that no temporary is as long as the data, and sums over them."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def even_chunks(n: int, rows: float) -> int:
+    """Rows per chunk, at most `rows` of n; a number that divides n if one is near, so that nothing has to be padded."""
+    fewest = min(n, max(1, -(-n // max(1, int(rows)))))
+    n_chunks = next((c for c in range(fewest, 2 * fewest) if n % c == 0), fewest)
+    return -(-n // n_chunks)
+
+
+def cut_rows(x, weights, chunk):
+    """x and weights in chunks [c, chunk, ...] and [c, chunk]; what the last one lacks are rows of weight 0."""
+    n = weights.shape[0]
+    n_chunks = -(-n // chunk)
+    pad = n_chunks * chunk - n
+
+    def cut(leaf):
+        if pad:
+            # A repeated row is valid data for any model, whatever its support.
+            leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[:1], (pad, *leaf.shape[1:]))])
+        return leaf.reshape(n_chunks, chunk, *leaf.shape[1:])
+
+    weights = jnp.concatenate([weights, jnp.zeros(pad, weights.dtype)])
+    return jax.tree.map(cut, x), weights.reshape(n_chunks, chunk)
+
+
+def first_of(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def scan_sum(function, xs):
+    """Sum of function(*x) over the leading axis, with compensation (Neumaier): the order of chunks leaves no trace."""
+    n_chunks = jax.tree.leaves(xs)[0].shape[0]
+    if n_chunks == 1:
+        return function(*first_of(xs))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: function(*first_of(xs))))
+
+    def add(carry, x):
+        total, lost = carry
+        value = function(*x)
+        new = jax.tree.map(jnp.add, total, value)
+        lost = jax.tree.map(_rounding, lost, total, value, new)
+        return (new, lost), None
+
+    (total, lost), _ = lax.scan(add, (zeros, zeros), xs)
+    return jax.tree.map(jnp.add, total, lost)
+
+
+def _rounding(lost, a, b, total):
+    """What a + b = total lost; nothing where the sum is not finite."""
+    error = jnp.where(jnp.abs(a) >= jnp.abs(b), (a - total) + b, (b - total) + a)
+    return lost + jnp.where(jnp.isfinite(total), error, 0)
