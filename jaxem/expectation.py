@@ -106,7 +106,7 @@ def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False
         return StepsProblem(model, x, total, n_points)
 
     def prepare(rows, weights):
-        return model.prepare(model.to_units(units, rows), weights, centred)
+        return model.prepare(rows if units is None else model.to_units(units, rows), weights, centred)
 
     chunks, cut_weights = cut_rows(x, weights, chunk)
     shape = jax.eval_shape(lambda rows, w: prepare(first_of(rows), w[0]), chunks, cut_weights)

@@ -172,10 +172,12 @@ def advance(problem, algorithm, lane: Lane, fresh, tol, max_steps, flag_ill):
     status = jnp.where(small, Status.CONVERGED, status)
     status = jnp.where(fell, jnp.where(may_halve, FELL, Status.DECREASED), status)
     if flag_ill:
-        # Also where this form already failed: the centred one takes over from the incumbent.
-        ill = problem.model.ill_conditioned(new.params)
-        status = jnp.where(ill & (status != Status.MAX_STEPS), ILL_CONDITIONED, status)
-    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+        # Also where this form already failed: the centred one takes over from the incumbent, and has the last word.
+        ill = problem.model.ill_conditioned(new.params) & (status != Status.MAX_STEPS)
+        status = jnp.where(ill | ~finite, ILL_CONDITIONED, status)
+    else:
+        status = jnp.where(finite, status, Status.NONFINITE)
+    status = status.astype(jnp.int32)
 
     def pick(a, b):
         return jax.tree.map(lambda x, y: jnp.where(accept, x, y), a, b)

@@ -58,7 +58,30 @@ _COMPILED = {
 @dataclass_transform(frozen_default=True)
 def pytree_class(cls):
     """Decorator: a frozen dataclass that is a pytree. Fields are leaves unless declared with `static()`."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    fixed = [field.name for field in fields if field.metadata.get("static")]
+
+    # The class is part of the structure: two classes without leaves are equal nodes to `register_dataclass` (jax 0.10),
+    # and a compiled method may then be found for the wrong one.
+    def structure(model):
+        return cls, *(getattr(model, name) for name in fixed)
+
+    def flatten(model):
+        return [getattr(model, name) for name in leaves], structure(model)
+
+    def flatten_with_keys(model):
+        return [(jax.tree_util.GetAttrKey(name), getattr(model, name)) for name in leaves], structure(model)
+
+    def unflatten(structure, values):
+        model = object.__new__(cls)
+        for name, value in (*zip(fixed, structure[1:], strict=True), *zip(leaves, values, strict=True)):
+            object.__setattr__(model, name, value)
+        return model
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 @dataclass_transform(frozen_default=True)

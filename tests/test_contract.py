@@ -1,6 +1,7 @@
 """What every model is: a frozen pytree whose methods say what they need; and examples in docstrings that run."""
 
 import dataclasses
+import itertools
 import pkgutil
 
 import jax
@@ -27,6 +28,12 @@ def test_a_model_is_a_frozen_pytree(row):
     assert hash(structure) == hash(jax.tree.structure(again))
     with pytest.raises(dataclasses.FrozenInstanceError):
         row.model.n_components = 5
+
+
+def test_different_models_are_different_keys():
+    """Of jax's caches: what is compiled for one is never found for another."""
+    structures = {type(row.model.component): jax.tree.structure(row.model) for row in ZOO}
+    assert all(a != b for a, b in itertools.combinations(structures.values(), 2))
 
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
