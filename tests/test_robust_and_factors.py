@@ -74,6 +74,16 @@ def test_factor_analysis_reaches_what_scikit_learn_does(float64):
     assert float(best.log_lik) > theirs.score(x) * len(x) - 1e-3
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e5])
+def test_float32_rows_of_iris_give_what_float64_rows_give(shift):
+    x = load_iris().data
+    best, _ = jaxem.fit_restarts(jaxem.factor_analysis(1), x + shift, jax.random.key(0), n_restarts=2)
+    with jax.enable_x64(True):
+        want, _ = jaxem.fit_restarts(jaxem.factor_analysis(1), x, jax.random.key(0), n_restarts=2)
+    np.testing.assert_allclose(best.log_lik, want.log_lik, rtol=1e-4)
+    assert best.log_lik.dtype == np.float32
+
+
 def test_ppca_is_its_closed_form(float64):
     x = load_iris().data
     model = jaxem.ppca(2)

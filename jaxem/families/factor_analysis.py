@@ -139,20 +139,18 @@ class FactorAnalyzer(Family):
     def units(self, x, weights=None):
         return _units.standardize(x, weights, "spherical" if self.noise == "spherical" else "diag")
 
-    def origin(self, x):
+    def origin(self, x, params=None):
         return _units.origin(x)
 
     def to_units(self, units, x):
         return _units.to_units(units, x)
 
     def params_to_units(self, units, params):
-        scale = jnp.broadcast_to(units.scale, params.mean.shape[-1:])
-        loadings = params.loadings / scale[:, None]
+        loadings = params.loadings / units.scale[..., None]
         return FactorParams(_units.to_units(units, params.mean), loadings, params.noise / units.scale**2)
 
     def params_from_units(self, units, params):
-        scale = jnp.broadcast_to(units.scale, params.mean.shape[-1:])
-        loadings = params.loadings * scale[:, None]
+        loadings = params.loadings * units.scale[..., None]
         return FactorParams(_units.from_units(units, params.mean), loadings, params.noise * units.scale**2)
 
     def log_volume(self, units):
