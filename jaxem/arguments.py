@@ -99,8 +99,8 @@ def check_batch(model, params, name="start"):
 
 def n_starts(arrays, name) -> int:
     """The size of the leading axis that all leaves share."""
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(arrays)}
-    if len(sizes) > 1 or None in sizes or sizes == {0}:
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
+    if len(sizes) > 1 or 0 in sizes:
         shapes = [leaf.shape for leaf in jax.tree.leaves(arrays)]
         raise ValueError(f"{name}: expected leaves with one leading axis, a start each; got shapes {shapes}")
     return sizes.pop()

@@ -151,7 +151,7 @@ def run_fit(model, data, algorithm, tol, max_steps, chunk_size, **starts) -> Res
     inputs.check_algorithm(algorithm)
     if "key" in starts:
         inputs.check_key(starts["key"])
-    if isinstance(max_steps, jax.core.Tracer):
+    if inputs.is_traced(max_steps):
         length = n_history = TRACED_HISTORY
     else:
         length = int(max_steps)
@@ -211,7 +211,7 @@ def solve(
     fixed = jax.lax.stop_gradient((model, x, weights))
     units = jax.lax.stop_gradient(model.units(x, weights))
     frozen_model, frozen_x, frozen_weights = fixed
-    if starts is None:
+    if make_starts is not None:
         starts = make_starts(frozen_model, units, frozen_x, frozen_weights, key)
     else:
         starts = jax.vmap(lambda p: model.params_to_units(units, p))(jax.lax.stop_gradient(starts))

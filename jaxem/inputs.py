@@ -9,13 +9,14 @@ import numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 #: Rows are padded (with weight 0) to a multiple of n / BUCKETS, so that a slightly different n compiles nothing new.
 BUCKETS = 32
 
 
 def is_traced(*trees) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def default_float():
@@ -27,9 +28,9 @@ def as_rows(x, name="x"):
     leaves = jax.tree.leaves(x, is_leaf=_is_part)
     nested = isinstance(x, (tuple, dict)) and len(leaves) > 1 and not all(np.isscalar(leaf) for leaf in leaves)
     x = jax.tree.map(lambda leaf: _as_array(leaf, name), x, is_leaf=_is_part) if nested else _as_array(x, name)
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(x)}
-    if None in lengths:
+    if not all(leaf.ndim for leaf in jax.tree.leaves(x)):
         raise ValueError(f"{name}: expected an array of rows; got a single number")
+    lengths = {len(leaf) for leaf in jax.tree.leaves(x)}
     if len(lengths) > 1:
         raise ValueError(f"{name}: its parts have different numbers of rows: {sorted(lengths)}")
     if lengths == {0}:

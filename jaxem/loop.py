@@ -208,7 +208,9 @@ def _all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def run(problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_steps, flag_ill=False, narrows=False):
+def run(
+    problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_steps, flag_ill=False, narrows=False
+) -> tuple[Any, Any]:
     """Iterate every pending fit [r] to its end, n_lanes at a time. Returns (fits, history [r, h]).
 
     narrows: at the end, when few lanes are busy, these go on in a loop with fewer lanes (see `NARROWING`).

@@ -15,8 +15,8 @@ class Proposal(NamedTuple):
     memory: Any
     log_lik: jax.Array
     objective: jax.Array
-    n_evaluations: jax.Array
-    expected_gain: jax.Array  # of the next step, per unit of weight; inf where only the step itself can tell
+    n_evaluations: Any
+    expected_gain: Any  # of the next step, per unit of weight; inf where only the step itself can tell
 
 
 @pytree_class

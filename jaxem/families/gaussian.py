@@ -1,7 +1,6 @@
 """The multivariate normal: k components with full, diagonal or spherical covariances, of their own or shared."""
 
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +57,9 @@ def _smallest_eigenvalue(inverse):
 
 def _check_floor(floor):
     """None, a number in [0, 1), or what stands for one inside compiled code."""
+    known = isinstance(floor, (int, float, np.number, np.ndarray))
     if isinstance(floor, (bool, np.bool_, str, list, tuple)) or (
-        isinstance(floor, (numbers.Number, np.ndarray)) and not (np.ndim(floor) == 0 and 0 <= floor < 1)
+        known and not (np.ndim(floor) == 0 and 0 <= floor < 1)
     ):
         raise ValueError(f"floor: expected a number in [0, 1) (relative to the data's variance); got {floor!r}")
 

@@ -71,7 +71,8 @@ class NegativeBinomial(Family):
     def sufficient_statistics(self, resp, x, weights):
         resp = Newton(jnp.zeros_like(weights), jnp.zeros_like(weights)) if resp is None else resp
         powers = weights.T @ jnp.stack([jnp.ones_like(x), x, x * x], 1)
-        return CountMoments(*powers.T, (weights * resp.weight).sum(0), (weights * resp.target).sum(0))
+        count, total, square = powers.T
+        return CountMoments(count, total, square, (weights * resp.weight).sum(0), (weights * resp.target).sum(0))
 
     def maximize(self, stats, params=None):
         alive = stats.count > stats.count.sum() * jnp.finfo(stats.count.dtype).eps ** 2

@@ -1,5 +1,6 @@
 """Mixed columns: several families side by side, independent given the component."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ class Product(Family):
         steps = [family.e_step(p, part) for family, p, part in self._zip(params, _parts(x))]
         latent = tuple(step.resp for step in steps)
         known = any(leaf is not None for leaf in latent)
-        return EStep(latent if known else None, sum(step.log_prob for step in steps))
+        return EStep(latent if known else None, functools.reduce(jnp.add, (step.log_prob for step in steps)))
 
     def sufficient_statistics(self, resp, x, weights):
         latent = (None,) * len(self.families) if resp is None else resp

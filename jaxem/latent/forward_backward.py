@@ -79,12 +79,12 @@ def _reciprocal(x):
 # --- scaled probabilities --------------------------------------------------------------------------------------------
 
 
-def _product(rows, matrix):
+def _product(rows, matrix) -> jax.Array:
     """rows [..., k] times matrix [k, k]."""
     k = matrix.shape[0]
     if k > UNROLLED_STATES:
         return jnp.dot(rows, matrix, precision=lax.Precision.HIGHEST)
-    return sum((rows[..., i : i + 1] * matrix[i] for i in range(1, k)), rows[..., :1] * matrix[0])
+    return jnp.asarray(sum((rows[..., i : i + 1] * matrix[i] for i in range(1, k)), rows[..., :1] * matrix[0]))
 
 
 def _normalized(probabilities):
@@ -178,7 +178,7 @@ def _filter_tree(initial, transition, density):
     def combine(a, b):
         return _to_maximum_1(_matmul(a, b))
 
-    rows = lax.associative_scan(combine, _to_maximum_1(matrices))[..., 0, :]
+    rows = jnp.asarray(lax.associative_scan(combine, _to_maximum_1(matrices)))[..., 0, :]
     total = rows.sum(-1, keepdims=True)
     filtered = jnp.where(total > 0, rows / jnp.where(total > 0, total, 1), 1 / rows.shape[-1])
     predicted = _product(filtered[:-1], transition)

@@ -157,8 +157,9 @@ class Mixture(Model):
             raise ValueError("resp: expected numbers of at least 0; got negative, NaN or infinite ones")
 
     def check_fit(self, x, weights, dtype):
-        known = weights is not None and not inputs.is_traced(weights)
-        rows = int(np.count_nonzero(weights)) if known else inputs.n_rows(x)
+        rows = inputs.n_rows(x)
+        if weights is not None and not inputs.is_traced(weights):
+            rows = int(np.count_nonzero(weights))
         if rows < self.n_components:
             kind = "rows of weight above 0" if rows < inputs.n_rows(x) else "rows"
             raise ValueError(f"x: expected at least as many {kind} as components, {self.n_components}; got {rows}")

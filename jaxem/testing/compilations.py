@@ -23,9 +23,9 @@ def count_compilations():
     """
     programs = []
 
-    def listen(event, duration, **details):
+    def listen(event: str, duration_secs: float, **kwargs):
         if event == EVENT:
-            programs.append(details.get("fun_name", "a program"))
+            programs.append(kwargs.get("fun_name", "a program"))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
