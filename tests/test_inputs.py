@@ -500,6 +500,14 @@ def test_a_query_point_very_far_away(covariance, far):
 # --- fits that go wrong, and say so --------------------------------------------------------------------------------
 
 
+def test_what_rests_on_a_high_floor_is_no_collapse(float64):
+    result = jaxem.fit(jaxem.gaussian_mixture(K, "tied", floor=0.5), X, start_of("tied"))
+    history = np.asarray(result.history)[: int(result.n_steps)]
+    assert result.converged
+    assert (np.diff(history) >= -1e-12 * abs(history[-1])).all()
+    assert result.log_lik < jaxem.fit(jaxem.gaussian_mixture(K, "tied"), X, start_of("tied")).log_lik
+
+
 @pytest.mark.parametrize("covariance", ["full", "diag", "spherical"])
 @pytest.mark.parametrize("floor", [None, 0.0])
 def test_a_singleton_cluster_is_no_success(covariance, floor):

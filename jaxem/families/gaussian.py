@@ -29,6 +29,9 @@ STRUCTURES = {
 #: deviations apart in float32, 1,000,000 in float64), far above where a Cholesky factor in that dtype breaks.
 DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
 
+#: Variances below this, relative to the data's, belong to a sliver if the other components are much wider.
+SLIVER = 1e-5
+
 #: Up to here (see `ill_conditioned`) the product form in float32 was measured to keep covariances to 2e-4 and the
 #: log-likelihood to 2e-6, relative (60,000 x 8); at 9,000 they were off by 4e-4 and 3e-5, at 20,000 by 7e-3 and 2e-5.
 AMPLIFICATION_LIMIT = 1000.0
@@ -327,11 +330,12 @@ class Gaussian(ExponentialFamily):
             pooled = params.cov if self.shared else share @ params.cov
             smallest, relative = params.cov, params.cov / pooled
         floor = DEFAULT_FLOOR[params.cov.dtype.itemsize] if self.floor is None else self.floor
-        floored = ~(smallest > floor * (1 + 1e-3))
+        # What rests on a floor as high as this is where somebody wanted it to rest: a proper maximum.
+        floored = ~(smallest > jnp.where(floor <= SLIVER, floor, 0) * (1 + 1e-3))
         if self.shared:
             return floored
         tight = (smallest <= 1e-3) & (relative <= 0.1)
-        sliver = (smallest <= 1e-5) & (relative <= 1e-3)
+        sliver = (smallest <= SLIVER) & (relative <= 1e-3)
         few = n_points < 3 * (d + 2)
         return floored | sliver | (tight & few) | (n_points < d + 1.5)
 
