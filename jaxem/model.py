@@ -124,6 +124,9 @@ class Model:
     #: False for a model whose "statistics" are not sums over examples (see `from_steps`).
     additive = True
 
+    #: False for a model whose log_prob is no log density (see `Hard`).
+    normalised = True
+
     #: True: `degenerate` and `empty` take the statistics at params in place of n_points (one more pass after the fit).
     judged_by_statistics = False
 

@@ -39,11 +39,11 @@ class LinearRegressionParams(NamedTuple):
 
 
 class Working(NamedTuple):
-    """The least-squares problem of one E-step: weights, weights times responses, squared responses; each [n, k]."""
+    """The least-squares problem of one E-step: weights, weighted responses, squared responses (or 0); each [n, k]."""
 
     weight: Any
     response: Any
-    square: Any = 0.0
+    square: Any
 
 
 class NormalEquations(NamedTuple):
@@ -154,6 +154,11 @@ class Regression(Family):
         raise NotImplementedError
 
 
+def _nothing(like):
+    """Squared responses where the M-step needs none."""
+    return jnp.zeros((), like.dtype)
+
+
 def _offset(x):
     """The known part of the linear predictor, [n, 1]."""
     return x[2][:, None] if len(x) == 3 else 0.0
@@ -261,11 +266,11 @@ class PoissonRegression(Regression):
 
     def working(self, eta, x):
         mean = jnp.exp(eta)
-        return Working(mean, mean * eta + x[1][:, None] - mean)
+        return Working(mean, mean * eta + x[1][:, None] - mean, _nothing(mean))
 
     def guess(self, x):
         mean = x[1][:, None] + 0.5
-        return Working(mean, mean * jnp.log(mean))
+        return Working(mean, mean * jnp.log(mean), _nothing(mean))
 
     def spread(self, target):
         return jnp.sqrt(target)
@@ -299,11 +304,11 @@ class LogisticRegression(Regression):
         small = jnp.abs(eta) < 1e-3
         safe = jnp.where(small, 1, eta)
         weight = trials * jnp.where(small, 0.25 - eta**2 / 48, jnp.tanh(safe / 2) / (2 * safe))
-        return Working(weight, jnp.broadcast_to(successes - trials / 2, weight.shape))
+        return Working(weight, jnp.broadcast_to(successes - trials / 2, weight.shape), _nothing(weight))
 
     def guess(self, x):
         successes, trials = self._counts(x)
-        return Working(trials / 4, successes - trials / 2)
+        return Working(trials / 4, successes - trials / 2, _nothing(trials))
 
     def check_targets(self, targets):
         array = np.asarray(targets)

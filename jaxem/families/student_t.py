@@ -10,7 +10,7 @@ from jax.scipy.special import digamma, gammaln
 from jaxem import linalg
 from jaxem.constraints import Fixed, Positive
 from jaxem.exponential_family import Family
-from jaxem.families.gaussian import Gaussian, GaussianParams
+from jaxem.families.gaussian import LOG_2PI, Gaussian, GaussianParams
 from jaxem.model import EStep, model_class, static
 
 #: Degrees of freedom are looked for in this range: below, moments of any order are gone; above, it is a Gaussian.
@@ -79,7 +79,7 @@ class StudentT(Family):
         inner = GaussianParams(params.mean, params.cov)
         latent, log_normal = self.gaussian.e_step(inner, x)
         d, df = params.mean.shape[-1], jnp.broadcast_to(params.df, params.mean.shape[:1])
-        constant = -0.5 * d * np.log(2 * np.pi) - self._half_log_det(inner)
+        constant = -0.5 * d * LOG_2PI - self._half_log_det(inner)
         delta = jnp.maximum(2 * (constant - log_normal), 0)
         half = 0.5 * (df + d)
         log_prob = (

@@ -23,5 +23,10 @@ class Hard(Wrapper):
 
     model: Any
 
+    normalised = False
+
+    def latent_divergence(self, resp, other):
+        raise NotImplementedError("latent_divergence: all of a hard posterior is on one value of the hidden variable")
+
     def e_step(self, params, x):
         return self.model.hard_e_step(params, x)

@@ -23,6 +23,8 @@ def check_normalised(case):
     y are draws from the model, and q is an estimate of their density from other draws: their frequencies where all
     are whole numbers, else normal kernels whose widths follow the distance to their neighbours.
     """
+    if not case.model.normalised:
+        raise NotChecked("log_prob is not a log density")
     n_batches = -(-N_DRAWS // case.n)
     draws = on_host(case.model.sample(case.points[0], case.split(0), n_batches * case.n + N_DRAWS))
     if jax.tree.structure(draws) != jax.tree.structure(case.z) or isinstance(case.z, (tuple, dict)):

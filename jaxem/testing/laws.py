@@ -165,6 +165,8 @@ def _q_linear(case):
 @check(3, "m_step is maximize(sufficient_statistics) in the data's units")
 def _m_step(case):
     case.needs_statistics()
+    if not case.exact_m_step:
+        raise NotChecked("exact_m_step=False: where it gets to depends on the incumbent")
     params = case.params_to_units(case.units, case.model.m_step(case.at_start.resp, case.x))
     case.same_params("m_step(resp, x)", params, case.moved)
 
