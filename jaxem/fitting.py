@@ -222,8 +222,8 @@ def solve(
         n_lanes = min(n_lanes, lanes_that_fit(model, z, first))
     if chunk is None:
         chunk = rows_per_chunk(model, z, first, n_lanes) if model.additive else inputs.n_rows(x)
-    data, store = (frozen_model, frozen_x, frozen_weights), chunk_size is None
-    problem = make_problem(*data, chunk, units, store=store)
+    data = frozen_model, frozen_x, frozen_weights
+    problem = make_problem(*data, chunk, units, store=chunk_size is None)
     fits = not_started(starts)
     n_fits = fits.status.shape[0]
     history = jnp.full((n_fits, n_history), jnp.nan, fits.objective.dtype)
@@ -237,7 +237,8 @@ def solve(
     )
     if may_be_ill:
         # Lanes that met ill-conditioned params go on from there in the centred form; for most data there are none.
-        centred = make_problem(*data, _centred_chunk(z, first, n_lanes), units, centred=True, store=store)
+        # Nothing is stored for it: an iteration prepares its own chunks.
+        centred = make_problem(*data, _centred_chunk(z, first, n_lanes), units, centred=True, store=False)
         ill = fits.status == ILL_CONDITIONED
         fits, history = run(centred, algorithm, fits, history, ill, n_lanes, tol, max_steps)
     status, degenerate = _verdict(problem, fits, n_lanes)

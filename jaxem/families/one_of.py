@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.constraints import Constraint, Fixed
-from jaxem.exponential_family import Family, full_axes
+from jaxem.exponential_family import Family
+from jaxem.families.several import Several
 from jaxem.latent.wrapper import Wrapper
 from jaxem.model import EStep, model_class, static
 
@@ -28,7 +29,7 @@ class OneOfStats(NamedTuple):
 
 
 @model_class
-class OneOf(Family):
+class OneOf(Several):
     """sizes[0] components of families[0], then sizes[1] of families[1], ...: k = sum(sizes) in all.
 
     Params are a tuple with the params of each family. Every family sees the whole rows, in its own standard units;
@@ -72,22 +73,9 @@ class OneOf(Family):
         held = jnp.stack([part.sum(1) for part in split], 1)  # [n, families]
         return OneOfStats(weights.sum(0), tuple(parts), (held * log_volume).sum())
 
-    def maximize(self, stats, params=None):
-        params = (None,) * len(self.families) if params is None else params
-        return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
-
     def expected_log_joint(self, params, stats):
         own = [family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts)]
         return sum(own) - stats.log_volume
-
-    def log_prior(self, params):
-        return sum(family.log_prior(p) for family, p in self._zip(params))
-
-    def constraints(self):
-        return tuple(family.constraints() for family in self.families)
-
-    def component_axes(self):
-        return tuple(full_axes(family) for family in self.families)
 
     def permute(self, params, order):
         """Components are renumbered within their family; an order that mixes families has no params."""
@@ -105,11 +93,6 @@ class OneOf(Family):
         rows, log_volume = self._rows(x)
         # Not the weights: a family holds only its share of them, so no sum over all rows is its own.
         return InUnits(tuple(family.prepare(part, None, centred) for family, part in self._zip(rows)), log_volume)
-
-    def ill_conditioned(self, params):
-        flags = [family.ill_conditioned(p) for family, p in self._zip(params)]
-        flags = [flag for flag in flags if flag is not None]
-        return jnp.stack(flags).any() if flags else None
 
     def degenerate(self, params, n_points):
         split = jnp.split(n_points, self._cuts())
@@ -131,16 +114,6 @@ class OneOf(Family):
         split = jnp.split(resp, self._cuts(), 1)
         parts = self._zip(params, split, self._rows(z).rows)
         return tuple(family.refine(p, r, part, weights) for family, p, r, part in parts)
-
-    def params_to_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_to_units(u, p) for family, u, p in self._zip(units, params))
-
-    def params_from_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_from_units(u, p) for family, u, p in self._zip(units, params))
 
     def sample(self, params, key, n):
         keys = jax.random.split(key, len(self.families))
@@ -166,9 +139,6 @@ class OneOf(Family):
 
     def _cuts(self):
         return np.cumsum(self.sizes)[:-1]
-
-    def _zip(self, *trees):
-        return zip(self.families, *trees, strict=True)
 
 
 def _n_rows(x):

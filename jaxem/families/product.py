@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.exponential_family import Family, full_axes
+from jaxem.exponential_family import Family
+from jaxem.families.several import Several
 from jaxem.model import EStep, model_class
 
 
@@ -24,7 +25,7 @@ class ProductStats(NamedTuple):
 
 
 @model_class
-class Product(Family):
+class Product(Several):
     """p(x) = prod_j p_j(x_j): x is a tuple with one entry per family, params and statistics are tuples too.
 
     Given the component the parts are independent, so each family does its own M-step. McLachlan and Peel (2000),
@@ -59,21 +60,8 @@ class Product(Family):
         parts = [family.sufficient_statistics(r, part, weights) for family, r, part in self._zip(latent, _parts(x))]
         return ProductStats(weights.sum(0), tuple(parts))
 
-    def maximize(self, stats, params=None):
-        params = (None,) * len(self.families) if params is None else params
-        return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
-
     def expected_log_joint(self, params, stats):
         return sum(family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts))
-
-    def log_prior(self, params):
-        return sum(family.log_prior(p) for family, p in self._zip(params))
-
-    def constraints(self):
-        return tuple(family.constraints() for family in self.families)
-
-    def component_axes(self):
-        return tuple(full_axes(family) for family in self.families)
 
     def embed(self, x, weights=None):
         """The families' own coordinates, each part scaled to total variance 1: no part decides alone."""
@@ -85,11 +73,6 @@ class Product(Family):
 
     def shared_log_lik(self, params, stats):
         return sum(family.shared_log_lik(p, part) for family, p, part in self._zip(params, stats.parts))
-
-    def ill_conditioned(self, params):
-        flags = [family.ill_conditioned(p) for family, p in self._zip(params)]
-        flags = [flag for flag in flags if flag is not None]
-        return jnp.stack(flags).any() if flags else None
 
     def degenerate(self, params, n_points):
         flags = [jnp.broadcast_to(family.degenerate(p, n_points), n_points.shape) for family, p in self._zip(params)]
@@ -111,16 +94,6 @@ class Product(Family):
         if units is None:
             return x
         return Parts(tuple(family.to_units(u, part) for family, u, part in self._zip(units, _parts(x))))
-
-    def params_to_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_to_units(u, p) for family, u, p in self._zip(units, params))
-
-    def params_from_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_from_units(u, p) for family, u, p in self._zip(units, params))
 
     def log_volume(self, units):
         return 0.0 if units is None else sum(family.log_volume(u) for family, u in self._zip(units))
@@ -149,9 +122,6 @@ class Product(Family):
     def check_fit(self, x, weights, dtype):
         for family, part in self._zip(_parts(x)):
             family.check_fit(part, weights, dtype)
-
-    def _zip(self, *trees):
-        return zip(self.families, *trees, strict=True)
 
 
 def _parts(x):
