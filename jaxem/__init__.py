@@ -36,7 +36,9 @@ from jaxem.latent.gated import GatedMixture, GatedParams
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM, HMMParams
 from jaxem.latent.mixture import Mixture, MixtureParams
+from jaxem.latent.nested import Nested
 from jaxem.latent.sequences import pad_sequences
+from jaxem.latent.state_space import StateSpace, StateSpaceParams
 from jaxem.loop import Result, Status
 from jaxem.model import EStep, Model, model_class, static
 from jaxem.presets import (

@@ -117,6 +117,15 @@ class Simplex(Constraint):
 
 
 @dataclasses.dataclass(frozen=True)
+class Loadings(Real):
+    """Matrices [..., d, q] that are the same model after any rotation of their columns."""
+
+    def n_free(self, shape):
+        q = shape[-1]
+        return super().n_free(shape) - int(np.prod(shape[:-2])) * (q * (q - 1) // 2)
+
+
+@dataclasses.dataclass(frozen=True)
 class PositiveDefinite(Constraint):
     """Symmetric positive definite matrices: value = floor I + L L^T, L lower triangular with exp(u) on its diagonal."""
 

@@ -59,6 +59,10 @@ class Family(Model):
         x = jnp.asarray(x)
         return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
 
+    def init_components(self, key, x, weights):
+        """Random params of k components from random responsibilities times sample weights, [n, k]."""
+        return self.maximize(self.sufficient_statistics(None, x, weights))
+
     def permute(self, params, order):
         return map_components(self, lambda leaf: leaf[order], params)
 
@@ -200,10 +204,14 @@ def log_or_impossible(prob):
     return jnp.where(positive, jnp.log(jnp.where(positive, prob, 1)), IMPOSSIBLE)
 
 
+def alive_components(count):
+    """Which components [k] hold any weight: more than what rounding leaves of the total."""
+    return count > count.sum() * jnp.finfo(count.dtype).eps ** 2
+
+
 def component_means(stats):
     """Mean of T per component, and which components hold any weight; an empty one gets the mean over all."""
-    total = stats.count.sum()
-    alive = stats.count > total * jnp.finfo(stats.count.dtype).eps ** 2
-    overall = stats.total.sum(0) / total
+    alive = alive_components(stats.count)
+    overall = stats.total.sum(0) / stats.count.sum()
     safe = jnp.where(alive, stats.count, 1)[:, None]
     return jnp.where(alive[:, None], stats.total / safe, overall), alive

@@ -47,6 +47,7 @@ _COMPILED = {
     "predict": (),
     "sample": ("n", "t"),
     "sample_joint": ("n", "t"),
+    "sample_like": (),
     "decode": (),
     "filtered": (),
     "pairwise": (),
@@ -209,6 +210,14 @@ class Model:
     def sample(self, params, key, n: int):
         """n examples drawn from the model."""
         raise NotImplementedError(f"{type(self).__name__}.sample")
+
+    def sample_like(self, params, key, x):
+        """A data set like x drawn from the model: what it does not describe (inputs, exposures, lengths...) is x's."""
+        return self.sample(params, key, inputs.n_rows(x))
+
+    def embed(self, x, weights=None):
+        """Coordinates [n, e] in which distances between rows (in standard units) mean something, for starts."""
+        raise NotImplementedError(f"{type(self).__name__}.embed")
 
     def permute(self, params, order):
         """The same model with its components renumbered: new component j is old component order[j]."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from zoo import groups
+from small_data import groups
 
 import jaxem
 from jaxem.model import Model

@@ -17,7 +17,6 @@ QUICK = (
     "hmm-earthquakes-uniform-2",
     "hmm-earthquakes-stationary-3",
     "hmm-speed-rt-3",
-    "hmm-casino-2",
     "hmm-ragged-gaussian-tied-3",
     "hmm-beavers-3",
     "hmm-geyser-both-full-3",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from zoo import groups
+from small_data import groups
 
 import jaxem
 from jaxem import Status

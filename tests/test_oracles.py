@@ -5,10 +5,12 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from references import gaussian_covariances, gaussian_joint
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from zoo import ZOO, gaussian_covariances, gaussian_joint, groups
+from small_data import groups
+from zoo import ZOO
 
 import jaxem
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from zoo import groups
+from small_data import groups
 
 import jaxem
 from jaxem import Status

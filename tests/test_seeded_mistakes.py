@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import groups
+from small_data import groups
 
 from jaxem.constraints import Positive, Simplex
 from jaxem.families.gaussian import Gaussian, GaussianParams

@@ -3,9 +3,21 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from scipy.special import logsumexp
+import small_data as data
+from references import (
+    dense_normal,
+    factor_mixture,
+    gaussian_joint,
+    hmmlearn_scores,
+    marginal,
+    mixture_of_mixtures,
+    of_codes,
+    of_counts,
+    of_gaussians,
+    student_t_mixture,
+)
+from scipy.special import expit, logsumexp
 from scipy.stats import (
     bernoulli,
     expon,
@@ -13,7 +25,8 @@ from scipy.stats import (
     geom,
     lognorm,
     multinomial,
-    multivariate_normal,
+    nbinom,
+    norm,
     poisson,
     vonmises_fisher,
 )
@@ -27,6 +40,7 @@ class Row(NamedTuple):
     data: makes x (float64). reference: (params, x) -> log p(x_i) [n], by code that is not ours.
     affine: x -> (changed x, log volume per row) under which the model is equivariant.
     skipped: parts of the descriptions of those checks that do not apply to it.
+    shown: its place in the README's table of models: (group, what one writes, or "" for one that is shown already).
     """
 
     name: str
@@ -36,33 +50,16 @@ class Row(NamedTuple):
     affine: Callable | None = None
     exact_m_step: bool = True
     skipped: tuple[str, ...] = ()
+    shown: tuple[str, str] = ("", "")
 
 
-def groups(n, d, k=3, seed=0):
-    """n rows in d dimensions: k overlapping groups of different spread and tilt."""
-    rng = np.random.default_rng(seed)
-    member = rng.integers(k, size=n)
-    centre = 3 * rng.standard_normal((k, d))
-    tilt = rng.standard_normal((k, d, d)) * 0.4 + np.eye(d)
-    return centre[member] + np.einsum("nij,nj->ni", tilt[member], rng.standard_normal((n, d)))
+#: Groups of the README's table.
+VECTORS, NUMBERS, CODES = "vectors", "numbers and counts", "bits, codes, tables"
+GIVEN, SEQUENCES, FACTORS, HARD, COMPOSED = "given inputs", "sequences", "continuous latents", "hard", "composed"
 
-
-def gaussian_covariances(covariance, cov, k, d):
-    """[k, d, d] from the covariances of a structure, by its definition."""
-    cov = np.asarray(cov, np.float64)
-    if covariance in ("full", "tied"):
-        return np.broadcast_to(cov, (k, d, d))
-    if covariance in ("diag", "diag_tied"):
-        return np.broadcast_to(cov, (k, d))[..., None] * np.eye(d)
-    return np.broadcast_to(cov, (k,))[:, None, None] * np.eye(d)
-
-
-def gaussian_joint(covariance, params, x):
-    """log(weights_k N(x_i | k)) [n, k] by scipy."""
-    mean = np.asarray(params.components.mean, np.float64)
-    covs = gaussian_covariances(covariance, params.components.cov, *mean.shape)
-    columns = [multivariate_normal(m, c).logpdf(np.asarray(x, np.float64)) for m, c in zip(mean, covs, strict=True)]
-    return np.log(np.asarray(params.weights, np.float64)) + np.stack(columns, 1)
+#: Checks that many rows have nothing to say on, as their descriptions or reasons name them.
+UNITS, DRAWS, AFFINE_CHANGE, NUMBERING = "no standard units", "add up to 1", "no affine=", "numbering of components"
+REFERENCE, BOUND, EXACT = "no reference=", "latent_entropy)", "exact_m_step=False"
 
 
 def _affine(matrix):
@@ -90,72 +87,14 @@ def gaussian(covariance, d, k=3, n=90):
     return Row(
         f"gaussian-{covariance}-{d}d",
         jaxem.gaussian_mixture(k, covariance),
-        lambda: groups(n, d, k),
+        lambda: data.groups(n, d, k),
         reference=lambda params, x: logsumexp(gaussian_joint(covariance, params, x), axis=1),
         affine=AFFINE[shape],
+        shown=(VECTORS, "gaussian_mixture(k, covariance)"),
     )
 
 
 # --- families with scipy's densities ----------------------------------------------------------------------------
-
-
-def marginal(log_density):
-    """The reference of a mixture: log sum_k weights_k p(x | k), from a function (component, x) -> log p [n]."""
-
-    def reference(params, x):
-        x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), x)
-        leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params.components)]
-        each = [log_density(*component, x) for component in zip(*leaves, strict=True)]
-        return logsumexp(np.log(np.asarray(params.weights, np.float64)) + np.stack(each, 1), axis=1)
-
-    return reference
-
-
-def _member(n, k=3):
-    return np.random.default_rng(7).integers(k, size=n)
-
-
-def counts(n=90):
-    return np.random.default_rng(1).poisson(np.array([1.0, 6.0, 20.0])[_member(n)]).astype(float)
-
-
-def exposed_counts(n=90):
-    rng = np.random.default_rng(1)
-    exposure = rng.uniform(0.5, 3.0, n)
-    return rng.poisson(np.array([1.0, 6.0, 20.0])[_member(n)] * exposure).astype(float), exposure
-
-
-def inflated_counts(n=90):
-    return np.where(_member(n) == 0, 0.0, counts(n))
-
-
-def failures(n=90):
-    return np.random.default_rng(1).geometric(np.array([0.1, 0.5, 0.3])[_member(n)]) - 1.0
-
-
-def times(n=90):
-    return np.random.default_rng(1).gamma(3.0, np.array([0.2, 2.0, 10.0])[_member(n)])
-
-
-def bits(n=90):
-    prob = np.array([[0.2, 0.3, 0.5, 0.7], [0.8, 0.7, 0.2, 0.6], [0.5, 0.5, 0.5, 0.5]])
-    return (np.random.default_rng(1).random((n, 4)) < prob[_member(n)]).astype(float)
-
-
-def codes(n=90):
-    rng, member = np.random.default_rng(1), _member(n)
-    columns = (member + rng.integers(2, size=n)) % 3, rng.random(n) < 0.3 + 0.2 * member, rng.integers(4, size=n)
-    return np.stack(columns, 1).astype(float)
-
-
-def table(n=90):
-    prob = np.array([[0.2, 0.3, 0.5], [0.6, 0.2, 0.2], [0.3, 0.6, 0.1]])
-    return np.random.default_rng(1).multinomial(5 + np.arange(n) % 4, prob[_member(n)]).astype(float)
-
-
-def directions(n=90):
-    rows = 0.4 * np.random.default_rng(1).standard_normal((n, 3)) + np.eye(3)[_member(n)]
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def scaled(x):
@@ -163,100 +102,309 @@ def scaled(x):
     return x * np.asarray(3, x.dtype), np.log(np.asarray(3, x.dtype))
 
 
-def one(name, preset, data, log_density, *, affine=None, skipped=()):
-    """The row of a family with two components and a density by scipy."""
-    missing = () if affine else ("affine",)
-    return Row(name, preset, data, marginal(log_density), affine, skipped=(*missing, *skipped))
+def one(name, preset, make, log_density, shown, *, affine=None, skipped=(), **options):
+    """The row of a mixture whose components have a density by scipy."""
+    missing = () if affine else (AFFINE_CHANGE,)
+    return Row(name, preset, make, marginal(log_density), affine, skipped=(*missing, *skipped), shown=shown, **options)
 
-
-UNITS, DRAWS = "standard units", "add up to 1"
 
 FAMILIES = (
-    # In standard units counts carry the exposures that `sample` does not draw.
-    one("poisson", jaxem.poisson_mixture(2), counts, lambda rate, x: poisson.logpmf(x, rate), skipped=(DRAWS,)),
+    one(
+        "poisson",
+        jaxem.poisson_mixture(2),
+        data.counts,
+        lambda rate, x: poisson.logpmf(x, rate),
+        (NUMBERS, "poisson_mixture(k, exposure)"),
+        skipped=(DRAWS,),  # in standard units counts carry exposures, which `sample` does not draw
+    ),
     one(
         "poisson-exposure",
         jaxem.poisson_mixture(2, exposure=True),
-        exposed_counts,
+        data.exposed_counts,
         lambda rate, x: poisson.logpmf(x[0], rate * x[1]),
+        (NUMBERS, "poisson_mixture(k, exposure)"),
         skipped=(DRAWS,),
     ),
     one(
-        "bernoulli",
-        jaxem.bernoulli_mixture(2),
-        bits,
-        lambda prob, x: bernoulli.logpmf(x, prob).sum(1),
-        skipped=(UNITS, DRAWS),
-    ),
-    one(
-        "categorical",
-        jaxem.categorical_mixture(2, (3, 2, 4)),
-        codes,
-        lambda prob, x: np.log(prob[np.arange(3), x.astype(int)]).sum(1),
-        skipped=(UNITS, DRAWS),
-    ),
-    one(
-        "multinomial",
-        jaxem.multinomial_mixture(2),
-        table,
-        lambda prob, x: multinomial.logpmf(x, x.sum(1), prob / prob.sum()),
-        skipped=(UNITS, DRAWS),
+        "negative-binomial",
+        jaxem.negative_binomial_mixture(2),
+        data.overdispersed,
+        lambda size, mean, x: nbinom.logpmf(x, size, size / (size + mean)),
+        (NUMBERS, "negative_binomial_mixture(k)"),
+        exact_m_step=False,
+        skipped=(UNITS, BOUND, EXACT),
     ),
     one(
         "geometric",
         jaxem.geometric_mixture(2),
-        failures,
+        data.failures,
         lambda prob, x: geom.logpmf(x, prob, loc=-1),
+        (NUMBERS, "geometric_mixture(k)"),
         skipped=(UNITS, DRAWS),
     ),
     one(
         "exponential",
         jaxem.exponential_mixture(2),
-        times,
+        data.times,
         lambda rate, x: expon.logpdf(x, scale=1 / rate),
+        (NUMBERS, "exponential_mixture(k)"),
         affine=scaled,
         skipped=(DRAWS,),
     ),
     one(
         "gamma",
         jaxem.gamma_mixture(2),
-        times,
+        data.times,
         lambda shape, rate, x: gamma.logpdf(x, shape, scale=1 / rate),
+        (NUMBERS, "gamma_mixture(k)"),
         affine=scaled,
         skipped=(DRAWS,),
     ),
     one(
         "log-normal",
         jaxem.log_normal_mixture(2),
-        times,
+        data.times,
         lambda mean, var, x: lognorm.logpdf(x, np.sqrt(var), scale=np.exp(mean)),
+        (NUMBERS, "log_normal_mixture(k)"),
         affine=scaled,
         skipped=(DRAWS,),
     ),
     one(
-        "von-mises-fisher",
-        jaxem.von_mises_fisher_mixture(2),
-        directions,
-        lambda mean, concentration, x: vonmises_fisher(mean / np.linalg.norm(mean), concentration).logpdf(x),
+        "bernoulli",
+        jaxem.bernoulli_mixture(2),
+        data.bits,
+        lambda prob, x: bernoulli.logpmf(x, prob).sum(1),
+        (CODES, "bernoulli_mixture(k)"),
         skipped=(UNITS, DRAWS),
     ),
+    one(
+        "categorical",
+        jaxem.categorical_mixture(2, (3, 2, 4)),
+        data.codes,
+        lambda prob, x: np.log(prob[np.arange(3), x.astype(int)]).sum(1),
+        (CODES, "categorical_mixture(k, n_categories)"),
+        skipped=(UNITS, DRAWS),
+    ),
+    one(
+        "multinomial",
+        jaxem.multinomial_mixture(2),
+        data.table,
+        lambda prob, x: multinomial.logpmf(x, x.sum(1), prob / prob.sum()),
+        (CODES, "multinomial_mixture(k)"),
+        skipped=(UNITS, DRAWS),
+    ),
+    one(
+        "von-mises-fisher",
+        jaxem.von_mises_fisher_mixture(2),
+        data.directions,
+        lambda mean, concentration, x: vonmises_fisher(mean / np.linalg.norm(mean), concentration).logpdf(x),
+        (VECTORS, "von_mises_fisher_mixture(k)"),
+        skipped=(UNITS, DRAWS),
+    ),
+)
+
+
+# --- Student-t, regressions, factors ------------------------------------------------------------------------------
+
+
+def student_t(covariance, df):
+    return Row(
+        f"student-t-{covariance}-{df}",
+        jaxem.student_t_mixture(2, covariance, df=df),
+        lambda: data.groups(90, 2),
+        student_t_mixture(covariance),
+        AFFINE[covariance],
+        shown=(VECTORS, "student_t_mixture(k, covariance, df)"),
+    )
+
+
+def factors(name, model, make, shown, *, exact_m_step=True):
+    reference = factor_mixture(model.component.noise)
+    skipped = (AFFINE_CHANGE,) if exact_m_step else (AFFINE_CHANGE, EXACT)
+    return Row(name, model, make, reference, exact_m_step=exact_m_step, skipped=skipped, shown=shown)
+
+
+OTHERS = (
+    student_t("full", "each"),
+    student_t("diag", "tied"),
+    student_t("spherical", 4.0),
+    one(
+        "linear-regression",
+        jaxem.linear_regression_mixture(2),
+        data.line_targets,
+        lambda coef, var, x: norm.logpdf(x[1], x[0] @ coef, np.sqrt(var)),
+        (GIVEN, "linear_regression_mixture(k)"),
+        skipped=(DRAWS,),
+    ),
+    one(
+        "poisson-regression",
+        jaxem.poisson_regression_mixture(2),
+        data.count_targets,
+        lambda coef, x: poisson.logpmf(x[1], np.exp(x[0] @ coef + x[2])),
+        (GIVEN, "poisson_regression_mixture(k)"),
+        skipped=(DRAWS, BOUND),
+    ),
+    one(
+        "logistic-regression",
+        jaxem.logistic_regression_mixture(2),
+        data.bit_targets,
+        lambda coef, x: bernoulli.logpmf(x[1], expit(x[0] @ coef)),
+        (GIVEN, "logistic_regression_mixture(k)"),
+        skipped=(DRAWS, BOUND),
+    ),
+    Row(
+        "gated",
+        jaxem.GatedMixture(jaxem.Gaussian("diag"), 2),
+        lambda: (data.groups(90, 2, 2), data.inputs()),
+        skipped=(AFFINE_CHANGE, REFERENCE, DRAWS, BOUND),
+        shown=(GIVEN, "GatedMixture(family, k)"),
+    ),
+    factors(
+        "factor-analysis",
+        jaxem.factor_analysis(1),
+        lambda: data.groups(90, 4),
+        (FACTORS, "factor_analysis(n_factors)"),
+        exact_m_step=False,
+    ),
+    factors("ppca", jaxem.ppca(1), lambda: data.groups(90, 4), (FACTORS, "ppca(n_factors)")),
+    factors(
+        "mixture-of-factor-analysers",
+        jaxem.Mixture(jaxem.FactorAnalyzer(1, "tied"), 2),
+        lambda: data.groups(90, 4),
+        (FACTORS, "Mixture(FactorAnalyzer(n_factors, noise), k)"),
+        exact_m_step=False,
+    ),
+)
+
+
+# --- compositions ---------------------------------------------------------------------------------------------------
+
+COMPOSITIONS = (
     Row(
         "gaussian-with-noise",
         jaxem.gaussian_mixture_with_noise(2, [-8.0, -8.0], [8.0, 8.0]),
-        lambda: groups(90, 2, 2),
-        skipped=("affine", "reference", "numbering", DRAWS),
+        lambda: data.groups(90, 2, 2),
+        skipped=(AFFINE_CHANGE, REFERENCE, "different families", DRAWS),
+        shown=(COMPOSED, "gaussian_mixture_with_noise(k, low, high)"),
     ),
     Row(
         "zero-inflated-poisson",
         jaxem.zero_inflated_poisson(3),
-        inflated_counts,
-        skipped=("affine", "reference", "numbering", DRAWS),
+        data.inflated_counts,
+        skipped=(AFFINE_CHANGE, REFERENCE, "different families", DRAWS),
+        shown=(COMPOSED, "zero_inflated_poisson(k)"),
     ),
     Row(
         "mixed-columns",
         jaxem.Mixture(jaxem.Product((jaxem.Gaussian("diag"), jaxem.Poisson(), jaxem.Bernoulli())), 2),
-        lambda: (groups(90, 2), counts(), bits()),
-        skipped=("affine", "reference", DRAWS),
+        lambda: (data.groups(90, 2), data.counts(), data.bits()),
+        skipped=(AFFINE_CHANGE, REFERENCE, DRAWS),
+        shown=(COMPOSED, "Mixture(Product(families), k)"),
+    ),
+    Row(
+        "mixture-of-mixtures",
+        jaxem.Mixture(jaxem.Mixture(jaxem.Gaussian("diag"), 2), 2),
+        lambda: data.groups(90, 2),
+        reference=mixture_of_mixtures,
+        skipped=(AFFINE_CHANGE,),
+        shown=(COMPOSED, "Mixture(Mixture(family, m), k)"),
+    ),
+    Row(
+        "kmeans",
+        jaxem.kmeans(3),
+        lambda: data.groups(90, 2),
+        reference=lambda params, x: gaussian_joint("spherical_tied", params, x).max(1),
+        affine=AFFINE["spherical"],
+        skipped=("hard posterior", "log density"),
+        shown=(HARD, "kmeans(k)"),
+    ),
+    Row(
+        "hard-gaussian",
+        jaxem.Hard(jaxem.gaussian_mixture(2)),
+        lambda: data.groups(90, 2),
+        reference=lambda params, x: gaussian_joint("full", params, x).max(1),
+        affine=AFFINE["full"],
+        skipped=("hard posterior", "log density"),
+        shown=(HARD, "Hard(model)"),
+    ),
+)
+
+
+# --- sequences ------------------------------------------------------------------------------------------------------
+
+
+def chain(name, model, make, reference, shown, *, skipped=()):
+    missing = () if reference else (REFERENCE,)
+    return Row(
+        name, model, make, reference, skipped=(AFFINE_CHANGE, DRAWS, *missing, *skipped), shown=(SEQUENCES, shown)
+    )
+
+
+CHAINS = (
+    chain(
+        "gaussian-hmm",
+        jaxem.gaussian_hmm(2),
+        data.vector_sequences,
+        hmmlearn_scores(of_gaussians),
+        "gaussian_hmm(n_states, covariance)",
+    ),
+    chain(
+        "gaussian-hmm-ragged",
+        jaxem.gaussian_hmm(2, "diag"),
+        data.ragged_sequences,
+        hmmlearn_scores(of_gaussians),
+        "gaussian_hmm(n_states, covariance)",
+    ),
+    chain(
+        "poisson-hmm",
+        jaxem.poisson_hmm(2),
+        data.count_sequences,
+        hmmlearn_scores(of_counts),
+        "poisson_hmm(n_states)",
+    ),
+    chain(
+        "poisson-hmm-stationary",
+        jaxem.poisson_hmm(2, "stationary"),
+        data.count_sequences,
+        hmmlearn_scores(of_counts),
+        "poisson_hmm(n_states)",
+    ),
+    chain(
+        "categorical-hmm",
+        jaxem.categorical_hmm(2, 3),
+        data.code_sequences,
+        hmmlearn_scores(of_codes),
+        "categorical_hmm(n_states, n_categories)",
+        skipped=(UNITS,),
+    ),
+    chain(
+        "student-t-hmm",
+        jaxem.HMM(jaxem.StudentT(jaxem.Gaussian("diag"), estimate="each"), 2),
+        data.vector_sequences,
+        None,
+        "HMM(family or model, n_states)",
+    ),
+    chain(
+        "hmm-of-mixtures",
+        jaxem.HMM(jaxem.Mixture(jaxem.Gaussian("diag"), 2), 2),
+        data.vector_sequences,
+        None,
+        "HMM(family or model, n_states)",
+    ),
+    chain(
+        "mixture-of-hmms",
+        jaxem.Mixture(jaxem.HMM(jaxem.Poisson(), 2), 2),
+        data.count_sequences,
+        None,
+        "Mixture(HMM(family, n_states), k)",
+    ),
+    chain(
+        "state-space",
+        jaxem.StateSpace(1),
+        data.walks,
+        dense_normal,
+        "StateSpace(n_factors)",
+        skipped=(NUMBERING, BOUND),
     ),
 )
 
@@ -271,4 +419,22 @@ ZOO = (
     gaussian("full", 1, k=2),
     gaussian("full", 6, k=2),
     *FAMILIES,
+    *OTHERS,
+    *COMPOSITIONS,
+    *CHAINS,
 )
+
+
+def table() -> str:
+    """The README's table of models: what the zoo checks, by the kind of data."""
+    groups = {}
+    for row in ZOO:
+        group, call = row.shown
+        groups.setdefault(group, {})[f"`{call}`"] = None
+    order = (VECTORS, NUMBERS, CODES, GIVEN, SEQUENCES, FACTORS, COMPOSED, HARD)
+    assert set(order) == set(groups)
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {group} | {', '.join(groups[group])} |" for group in order)])
+
+
+if __name__ == "__main__":
+    print(table())

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxem import linalg
 from jaxem import units as _units
-from jaxem.constraints import Positive, Real
-from jaxem.exponential_family import Family
+from jaxem.constraints import Loadings, Positive, Real
+from jaxem.exponential_family import Family, alive_components
 from jaxem.families.gaussian import Gaussian, GaussianParams
 from jaxem.model import model_class, static
 
@@ -59,7 +59,7 @@ class FactorAnalyzer(Family):
         return FactorParams(0, 0, None if self.noise == "tied" else 0)
 
     def constraints(self):
-        return FactorParams(Real(), Real(), Positive())
+        return FactorParams(Real(), Loadings(), Positive())
 
     def covariance(self, params):
         """W W^T + noise [k, d, d]."""
@@ -93,7 +93,7 @@ class FactorAnalyzer(Family):
             share = stats.count / stats.count.sum()
             noise = self._pooled(0.5 * variances, share) if params is None else params.noise
             new = FactorParams(mean, *self._sweeps(scatter, noise, share))
-        alive = stats.count > stats.count.sum() * jnp.finfo(stats.count.dtype).eps ** 2
+        alive = alive_components(stats.count)
         return new if params is None else self.keep_where(alive, new, params)
 
     def _principal(self, scatter):

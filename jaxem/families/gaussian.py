@@ -11,7 +11,7 @@ from jax import lax
 from jaxem import inputs, linalg
 from jaxem import units as _units
 from jaxem.constraints import Positive, PositiveDefinite, Real
-from jaxem.exponential_family import PRECISION, ExponentialFamily, Features, component_means
+from jaxem.exponential_family import PRECISION, ExponentialFamily, Features, alive_components, component_means
 from jaxem.model import EStep, model_class, static
 from jaxem.spread import check_spread
 
@@ -240,7 +240,7 @@ class Gaussian(ExponentialFamily):
 
     def _maximize_centred(self, stats, params):
         total = stats.count.sum()
-        alive = stats.count > total * jnp.finfo(stats.count.dtype).eps ** 2
+        alive = alive_components(stats.count)
         safe = jnp.where(alive, stats.count, 1)
         shift = stats.total / safe[:, None]
         share = stats.count / total

@@ -66,8 +66,15 @@ class Multinomial(ExponentialFamily):
 
     def sample(self, params, key, n):
         """n rows of `trials` draws from every component: [n, k, c]."""
-        shape = (n, *params.prob.shape)
-        return jax.random.multinomial(key, self.trials, params.prob, shape=shape, dtype=params.prob.dtype)
+        return self._draw(params, key, jnp.full(n, self.trials, params.prob.dtype))
+
+    def sample_like(self, params, key, x):
+        """Rows with the totals of x, from every component: [n, k, c]."""
+        return self._draw(params, key, x.sum(-1))
+
+    def _draw(self, params, key, trials):
+        shape = (len(trials), *params.prob.shape)
+        return jax.random.multinomial(key, trials[:, None], params.prob, shape=shape, dtype=params.prob.dtype)
 
     def check_shapes(self, x, params=None):
         check_vectors(x)

@@ -1,18 +1,27 @@
 """Overdispersed counts: the negative binomial with its size estimated."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import digamma, gammaln, polygamma, xlogy
 
 from jaxem.constraints import Positive
-from jaxem.exponential_family import Family
+from jaxem.exponential_family import Family, alive_components
+from jaxem.families.special import root_between, stirling_remainder
 from jaxem.families.support import numbers, require_counts, require_shape
 from jaxem.model import EStep, model_class
 
 #: Sizes are looked for in this range: at its upper end the variance is the Poisson's to seven digits.
 SIZE_RANGE = (1e-6, 1e7)
+
+#: Largest factors by which a step makes the size larger and smaller.
+LARGEST_STEPS = 1.5, 10.0
+
+#: log(1 + t) >= t - BEND t^2 / 2 for t >= 1 / 1.5 - 1: with its curvature made so much larger, the expansion of
+#: log(1 + i v) bounds it from below as far as a step may go, so that an M-step cannot lower the likelihood.
+BEND = 1.3
 
 
 class NegativeBinomialParams(NamedTuple):
@@ -22,29 +31,31 @@ class NegativeBinomialParams(NamedTuple):
     mean: Any
 
 
-class Newton(NamedTuple):
-    """The Newton step for log size that each row asks for: minus the curvature [n, k], and that times its target."""
+class Quadratic(NamedTuple):
+    """rest + slope v + bend v^2 / 2, v = 1 / size: from below sum_{i < x} log(1 + i v) - log x!; each [n, k]."""
 
-    weight: Any
-    target: Any
+    bend: Any
+    slope: Any
+    rest: Any
 
 
 class CountMoments(NamedTuple):
-    """count, sum of x, of x^2, and the sums of `Newton` (0 for a start, which then goes by the moments); each [k]."""
+    """count, sums of x and x^2, and of `Quadratic` (0 for a start, which goes by the moments); each [k]."""
 
     count: jax.Array
     total: jax.Array
     square: jax.Array
-    weight: jax.Array
-    target: jax.Array
+    quadratic: Quadratic
 
 
 @model_class
 class NegativeBinomial(Family):
-    """NB(x | size_k, mean_k), x [n] counts: the mean in closed form, log size by one Newton step on Q.
+    """NB(x | size s_k, mean m_k), x [n] counts: Gamma(x + s) / (Gamma(s) x!) (s / (s + m))^s (m / (s + m))^x.
 
-    The step at the current params is part of what the E-step expects, so its statistics add up; a step that went too
-    far is halved by the loop. Lawless (1987), equations (2.3) and (2.4).
+    The M-step is m = mean of x, and s by one equation. Only Gamma(x + s) / Gamma(s) = s^x prod_{i < x} (1 + i / s) has
+    no finite statistics. Its logarithm is concave in 1 / s (and regular at the Poisson limit 1 / s = 0), and Q has in
+    its place a quadratic that touches it from below at the current params; the coefficients of that are part of what
+    the E-step expects, and add up. An M-step never lowers the likelihood. Lawless (1987).
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> x = jnp.array([0.0, 0, 0, 1, 1, 2, 2, 3, 5, 9])
@@ -58,36 +69,33 @@ class NegativeBinomial(Family):
 
     def e_step(self, params, x):
         size, mean, x = params.size, params.mean, x[:, None]
-        both = size + mean
-        log_prob = gammaln(x + size) - gammaln(size) - gammaln(x + 1) - size * jnp.log1p(mean / size)
-        log_prob += jnp.where(x > 0, x * jnp.log(jnp.where(mean > 0, mean, 1) / both), 0)
-        log_prob = jnp.where((mean > 0) | (x == 0), log_prob, -jnp.inf)
-        slope = digamma(x + size) - digamma(size) - jnp.log1p(mean / size) + (mean - x) / both
-        bend = polygamma(1, x + size) - polygamma(1, size) + mean / (size * both) - (mean - x) / both**2
-        # In log size: d = size * slope, d2 = size * slope + size^2 * bend.
-        weight = -(size * slope + size**2 * bend)
-        return EStep(Newton(weight, weight * jnp.log(size) + size * slope), log_prob)
+        ways = log_rising(x, size) - gammaln(x + 1)
+        log_prob = ways + xlogy(x, mean / (1 + mean / size)) - size * jnp.log1p(mean / size)
+        bend, slope = _derivatives(x, size)
+        bend = BEND * bend
+        return EStep(Quadratic(bend, slope - bend / size, ways - (slope - 0.5 * bend / size) / size), log_prob)
 
     def sufficient_statistics(self, resp, x, weights):
-        resp = Newton(jnp.zeros_like(weights), jnp.zeros_like(weights)) if resp is None else resp
-        powers = weights.T @ jnp.stack([jnp.ones_like(x), x, x * x], 1)
-        count, total, square = powers.T
-        return CountMoments(count, total, square, (weights * resp.weight).sum(0), (weights * resp.target).sum(0))
+        count, total, square = (weights.T @ jnp.stack([jnp.ones_like(x), x, x * x], 1)).T
+        resp = Quadratic(*[jnp.zeros_like(weights)] * 3) if resp is None else resp
+        return CountMoments(count, total, square, jax.tree.map(lambda leaf: (weights * leaf).sum(0), resp))
+
+    def expected_log_joint(self, params, stats):
+        size, mean = params
+        bend, slope, rest = stats.quadratic
+        known = xlogy(stats.total, mean / (1 + mean / size)) - stats.count * size * jnp.log1p(mean / size)
+        return (rest + (slope + 0.5 * bend / size) / size + known).sum()
 
     def maximize(self, stats, params=None):
-        alive = stats.count > stats.count.sum() * jnp.finfo(stats.count.dtype).eps ** 2
+        alive = alive_components(stats.count)
         count = jnp.where(alive, stats.count, 1)
         mean = stats.total / count
-        by_moments = mean**2 / jnp.maximum(stats.square / count - mean**2 - mean, 1e-3 * mean**2 + 1e-30)
-        # Where Q is not concave in log size the step would go the wrong way: it waits until it is.
-        concave = stats.weight > 0
-        fallback = by_moments if params is None else jnp.where(stats.weight == 0, by_moments, params.size)
-        stepped = jnp.exp(stats.target / jnp.where(concave, stats.weight, 1))
-        size = jnp.clip(jnp.where(concave, stepped, fallback), *SIZE_RANGE)
-        if params is not None:
-            # One step changes the size by a factor of 10 at most: Newton's method far from its target is no guide.
-            size = jnp.clip(size, params.size / 10, params.size * 10)
-        new = NegativeBinomialParams(size, mean)
+        excess = jnp.maximum(stats.square / count - mean**2 - mean, 1e-3 * mean**2 + 1e-30)
+        by_moments = jnp.clip(mean**2 / excess, *SIZE_RANGE)
+        size = _best_size(stats.quadratic, count, mean, by_moments if params is None else params.size)
+        # A start has expanded nothing; nor is there anything to expand where no count is above 1.
+        known = stats.quadratic.slope != 0
+        new = NegativeBinomialParams(jnp.where(known, size, by_moments), mean)
         return new if params is None else self.keep_where(alive, new, params)
 
     def constraints(self):
@@ -106,3 +114,48 @@ class NegativeBinomial(Family):
         if params is not None:
             require_shape("size", params.size, (None,))
             require_shape("mean", params.mean, (None,))
+
+
+def log_rising(x, size):
+    """sum_{i < x} log(1 + i / size) = log Gamma(x + size) - log Gamma(size) - x log(size), without cancellation."""
+    above, last = size + 1, jnp.maximum(x - 1, 0)
+    stirling = stirling_remainder(above + last) - stirling_remainder(above)
+    stretch = (above + last - 0.5) * jnp.log1p(last / above) - last
+    return jnp.where(x > 0, last * jnp.log1p(1 / size) + stretch + stirling, 0)
+
+
+def _derivatives(x, size):
+    """Second and first derivative of `log_rising` in v = 1 / size: -sum (i / (1 + i v))^2 and sum i / (1 + i v).
+
+    Their closed forms cancel for large sizes, where the bounds by Jensen and Cauchy-Schwarz are close together.
+    """
+    first = size * (digamma(x + size) - digamma(size))
+    second = size**2 * (polygamma(1, size) - polygamma(1, x + size))
+    last = jnp.maximum(x - 1, 0)
+    pairs = 0.5 * x * last
+    slope = jnp.clip(size * (x - first), pairs / (1 + last / size), pairs / (1 + 0.5 * last / size))
+    largest = last / (1 + last / size)
+    square = jnp.clip(size**2 * (x - 2 * first + second), slope**2 / jnp.maximum(x, 1), slope * largest)
+    return -square, slope
+
+
+def _best_size(quadratic, count, mean, size):
+    """The maximum of Q on the way up from `size`, no further than LARGEST_STEPS."""
+
+    def climb(log_v):
+        v = jnp.exp(log_v)
+        return quadratic.slope + quadratic.bend * v - count * mean**2 * _log1p_rest(mean * v)
+
+    start = -jnp.log(size)
+    smaller = climb(start) > 0
+    direction = jnp.where(smaller, 1.0, -1.0).astype(size.dtype)
+    end = jnp.where(smaller, start + math.log(LARGEST_STEPS[1]), start - math.log(LARGEST_STEPS[0]))
+    end = jnp.clip(end, -math.log(SIZE_RANGE[1]), -math.log(SIZE_RANGE[0]))
+    return jnp.exp(-root_between(lambda at: direction * climb(at), start, end))
+
+
+def _log1p_rest(u):
+    """(u - log(1 + u)) / u^2 for u >= 0; 1/2 at 0."""
+    small = u < jnp.finfo(u.dtype).eps ** 0.25
+    safe = jnp.where(small, 1, u)
+    return jnp.where(small, 0.5 - u * (1 / 3 - u * (1 / 4 - u / 5)), (safe - jnp.log1p(safe)) / safe**2)

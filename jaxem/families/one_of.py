@@ -120,6 +120,11 @@ class OneOf(Several):
         draws = [family.sample(p, k, n) for family, p, k in self._zip(params, keys)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *draws)
 
+    def sample_like(self, params, key, x):
+        keys = jax.random.split(key, len(self.families))
+        draws = [family.sample_like(p, k, x) for family, p, k in self._zip(params, keys)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *draws)
+
     def check(self, x, params=None):
         for j, family in enumerate(self.families):
             family.check(x, None if params is None else params[j])

@@ -104,6 +104,13 @@ class Poisson(ExponentialFamily):
         counts = jax.random.poisson(key, params.rate, (n, *params.rate.shape)).astype(params.rate.dtype)
         return (counts, jnp.ones_like(counts)) if self.exposure else counts
 
+    def sample_like(self, params, key, x):
+        """Counts at the exposures of x: [n, k], with exposures the pair (counts, exposures)."""
+        if not self.exposure:
+            return self.sample(params, key, len(x))
+        exposure = jnp.broadcast_to(x[1][:, None], (len(x[1]), *params.rate.shape))
+        return jax.random.poisson(key, params.rate * exposure).astype(params.rate.dtype), exposure
+
     def check_shapes(self, x, params=None):
         if self.exposure and not (isinstance(x, tuple) and len(x) == 2):
             raise ValueError(f"x: expected the pair (counts [n], exposures [n]); got a {type(x).__name__}")

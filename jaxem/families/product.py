@@ -102,6 +102,24 @@ class Product(Several):
         keys = jax.random.split(key, len(self.families))
         return tuple(family.sample(p, k, n) for family, p, k in self._zip(params, keys))
 
+    def sample_like(self, params, key, x):
+        keys = jax.random.split(key, len(self.families))
+        return tuple(family.sample_like(p, k, part) for family, p, k, part in self._zip(params, keys, x))
+
+    def init_components(self, key, x, weights):
+        keys = jax.random.split(key, len(self.families))
+        return tuple(family.init_components(k, part, weights) for family, k, part in self._zip(keys, _parts(x)))
+
+    def latent_entropy(self, resp):
+        return self._sum_known("latent_entropy", resp)
+
+    def latent_divergence(self, resp, other):
+        return self._sum_known("latent_divergence", resp, other)
+
+    def _sum_known(self, method, *latents):
+        """The sum of what `method` gives over the families that have latent variables of their own."""
+        return sum(getattr(family, method)(*each) for family, *each in self._zip(*latents) if each[0] is not None)
+
     def check(self, x, params=None):
         self._check_parts("check", x, params)
 

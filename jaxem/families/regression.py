@@ -4,7 +4,8 @@ A third array, x = (inputs, targets, offset [n]), is a known part of the linear 
 
 The M-steps of generalised linear models have no finite statistics, but a weighted least-squares problem at the current
 params has: its weights and responses are part of what the E-step expects. So all three share one M-step, the normal
-equations, and their statistics add up and are linear in the weights like any others.
+equations, and their statistics add up and are linear in the weights like any others. Q is that problem too: it touches
+the expected log density where the statistics were taken, with the same gradient.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jax.scipy.special import gammaln
 
 from jaxem import linalg
 from jaxem.constraints import Positive, Real
-from jaxem.exponential_family import PRECISION, Family
+from jaxem.exponential_family import PRECISION, Family, alive_components
 from jaxem.families.special import log_poisson
 from jaxem.families.support import numbers, require, require_counts, require_shape, vectors
 from jaxem.model import EStep, model_class
@@ -39,20 +40,23 @@ class LinearRegressionParams(NamedTuple):
 
 
 class Working(NamedTuple):
-    """The least-squares problem of one E-step: weights, weighted responses, squared responses (or 0); each [n, k]."""
+    """log p(y | eta) = rest + response eta - weight eta^2 / 2, near the eta of one E-step; each [n, k]."""
 
     weight: Any
     response: Any
-    square: Any
+    rest: Any
 
 
 class NormalEquations(NamedTuple):
-    """count [k]; gram: sum of weight x x^T, packed [k, p (p + 1) / 2]; cross: sum of response x [k, p]; square [k]."""
+    """count [k]; gram: sum of weight x x^T, packed [k, p (p + 1) / 2]; cross: sum of response x [k, p]; rest [k].
+
+    The responses are those beyond the offset. A linear regression has squared ones in `rest`.
+    """
 
     count: jax.Array
     gram: jax.Array
     cross: jax.Array
-    square: jax.Array
+    rest: jax.Array
 
 
 class InputUnits(NamedTuple):
@@ -67,8 +71,8 @@ class InputUnits(NamedTuple):
 class Regression(Family):
     """A target whose distribution depends on inputs through the linear predictor inputs @ coef_k.
 
-    A subclass gives `log_density(eta, x)`, `working(eta, x)` (the least-squares problem at eta) and `guess(x)` (the
-    one of a start, which knows no eta).
+    A subclass gives `log_density(eta, x)`, `working(eta, x)` (weight and response of the least-squares problem at
+    eta), `guess(x)` (those of a start, which knows no eta) and `draw(key, eta, x)`.
     """
 
     row_ndim = (1, 0)
@@ -76,10 +80,14 @@ class Regression(Family):
     def log_density(self, eta, x):
         raise NotImplementedError
 
-    def working(self, eta, x) -> Working:
+    def working(self, eta, x) -> tuple[jax.Array, jax.Array]:
         raise NotImplementedError
 
-    def guess(self, x) -> Working:
+    def guess(self, x) -> tuple[jax.Array, jax.Array]:
+        raise NotImplementedError
+
+    def draw(self, params, key, eta, x):
+        """Targets [n, k, ...] at the linear predictors eta [n, k]."""
         raise NotImplementedError
 
     def predictor(self, params, x):
@@ -87,16 +95,26 @@ class Regression(Family):
 
     def e_step(self, params, x):
         eta = self.predictor(params, x)
-        return EStep(self.working(eta, x), self.log_density(eta, x))
+        weight, response = self.working(eta, x)
+        log_prob = self.log_density(eta, x)
+        return EStep(Working(weight, response, log_prob - (response - 0.5 * weight * eta) * eta), log_prob)
 
     def sufficient_statistics(self, resp, x, weights):
-        resp = self.guess(x) if resp is None else resp
+        resp = Working(*self.guess(x), jnp.zeros(())) if resp is None else resp
+        offset = _offset(x)
+        response = resp.response - resp.weight * offset
+        rest = resp.rest + (resp.response - 0.5 * resp.weight * offset) * offset
+        return self._sums(x, weights, resp.weight, response, rest)
+
+    def _sums(self, x, weights, weight, response, rest):
         rows, cols = linalg.tril_indices(x[0].shape[1])
         products = x[0][:, rows] * x[0][:, cols]
-        gram = jnp.dot((weights * resp.weight).T, products, precision=PRECISION)
-        response = resp.response - resp.weight * _offset(x)
+        gram = jnp.dot((weights * weight).T, products, precision=PRECISION)
         cross = jnp.dot((weights * response).T, x[0], precision=PRECISION)
-        return NormalEquations(weights.sum(0), gram, cross, (weights * resp.square).sum(0))
+        return NormalEquations(weights.sum(0), gram, cross, (weights * rest).sum(0))
+
+    def expected_log_joint(self, params, stats):
+        return (stats.rest + _explained(params.coef, stats)).sum()
 
     def maximize(self, stats, params=None):
         coef, enough = solve_normal_equations(stats)
@@ -116,6 +134,15 @@ class Regression(Family):
     def spread(self, target):
         """The target on a scale where distances mean something, for starts."""
         return target
+
+    def sample(self, params, key, n):
+        raise NotImplementedError(f"{type(self).__name__}.sample: targets need inputs: use sample_like(params, key, x)")
+
+    def sample_like(self, params, key, x):
+        """Targets for the inputs (and offsets) of x: [n, k] draws, with the inputs of each."""
+        targets = self.draw(params, key, self.predictor(params, x), x)
+        given = [jnp.broadcast_to(part[:, None], (*targets.shape[:2], *part.shape[1:])) for part in (x[0], *x[2:])]
+        return (given[0], targets, *given[1:])
 
     # --- units: inputs of second moment I ------------------------------------------------------------------------
 
@@ -154,9 +181,10 @@ class Regression(Family):
         raise NotImplementedError
 
 
-def _nothing(like):
-    """Squared responses where the M-step needs none."""
-    return jnp.zeros((), like.dtype)
+def _explained(coef, stats):
+    """coef . cross - coef . gram coef / 2, [k]."""
+    gram = linalg.unpack_symmetric(stats.gram)
+    return (coef * stats.cross).sum(-1) - 0.5 * jnp.einsum("ki,kij,kj->k", coef, gram, coef)
 
 
 def _offset(x):
@@ -171,7 +199,7 @@ def solve_normal_equations(stats):
     # In units where the gram matrix of all rows is I, a ridge of its rounding moves nothing that is determined.
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
     coef = linalg.solve_positive(gram + ridge[:, None, None] * eye, stats.cross[..., None])[..., 0]
-    enough = (stats.count > stats.count.sum() * jnp.finfo(gram.dtype).eps ** 2) & jnp.isfinite(coef).all(-1)
+    enough = alive_components(stats.count) & jnp.isfinite(coef).all(-1)
     return jnp.where(enough[:, None], coef, 0), enough
 
 
@@ -198,21 +226,24 @@ class LinearRegression(Regression):
 
     def e_step(self, params, x):
         residual = x[1][:, None] - self.predictor(params, x)
-        var = params.var
-        log_prob = -0.5 * (jnp.log(2 * np.pi * var) + residual**2 / var)
-        return EStep(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, residual.shape), self.guess(x)), log_prob)
+        return EStep(None, -0.5 * (jnp.log(2 * np.pi * params.var) + residual**2 / params.var))
 
-    def guess(self, x):
-        target = x[1][:, None]
-        return Working(jnp.ones_like(target), target, (target - _offset(x)) ** 2)
+    def sufficient_statistics(self, resp, x, weights):
+        response = x[1][:, None] - _offset(x)
+        return self._sums(x, weights, jnp.ones_like(response), response, response**2)
+
+    def expected_log_joint(self, params, stats):
+        squares = stats.rest - 2 * _explained(params.coef, stats)
+        return -0.5 * (stats.count * jnp.log(2 * np.pi * params.var) + squares / params.var).sum()
 
     def from_least_squares(self, coef, stats):
-        gram = linalg.unpack_symmetric(stats.gram)
-        explained = 2 * (coef * stats.cross).sum(-1) - jnp.einsum("ki,kij,kj->k", coef, gram, coef)
         count = jnp.where(stats.count > 0, stats.count, 1)
         floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
-        floor = floor * stats.square.sum() / stats.count.sum()
-        return LinearRegressionParams(coef, jnp.maximum((stats.square - explained) / count, floor))
+        floor = floor * stats.rest.sum() / stats.count.sum()
+        return LinearRegressionParams(coef, jnp.maximum((stats.rest - 2 * _explained(coef, stats)) / count, floor))
+
+    def draw(self, params, key, eta, x):
+        return eta + jnp.sqrt(params.var) * jax.random.normal(key, eta.shape, eta.dtype)
 
     def constraints(self):
         return LinearRegressionParams(Real(), Positive(0.0 if self.floor is None else self.floor))
@@ -266,11 +297,14 @@ class PoissonRegression(Regression):
 
     def working(self, eta, x):
         mean = jnp.exp(eta)
-        return Working(mean, mean * eta + x[1][:, None] - mean, _nothing(mean))
+        return mean, mean * eta + x[1][:, None] - mean
 
     def guess(self, x):
         mean = x[1][:, None] + 0.5
-        return Working(mean, mean * jnp.log(mean), _nothing(mean))
+        return mean, mean * jnp.log(mean)
+
+    def draw(self, params, key, eta, x):
+        return jax.random.poisson(key, jnp.exp(eta)).astype(eta.dtype)
 
     def spread(self, target):
         return jnp.sqrt(target)
@@ -304,11 +338,16 @@ class LogisticRegression(Regression):
         small = jnp.abs(eta) < 1e-3
         safe = jnp.where(small, 1, eta)
         weight = trials * jnp.where(small, 0.25 - eta**2 / 48, jnp.tanh(safe / 2) / (2 * safe))
-        return Working(weight, jnp.broadcast_to(successes - trials / 2, weight.shape), _nothing(weight))
+        return weight, jnp.broadcast_to(successes - trials / 2, weight.shape)
 
     def guess(self, x):
         successes, trials = self._counts(x)
-        return Working(trials / 4, successes - trials / 2, _nothing(trials))
+        return trials / 4, successes - trials / 2
+
+    def draw(self, params, key, eta, x):
+        trials = self._counts(x)[1]
+        successes = jax.random.binomial(key, trials, jax.nn.sigmoid(eta), eta.shape, eta.dtype)
+        return successes if x[1].ndim == 1 else jnp.stack([successes, jnp.broadcast_to(trials, eta.shape)], -1)
 
     def check_targets(self, targets):
         array = np.asarray(targets)

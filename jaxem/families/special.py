@@ -69,6 +69,23 @@ def solve_gamma_shape(gap):
     return guess
 
 
+def root_between(function, start, end):
+    """The root of `function`, positive at `start`, on the way to `end`, by halving; `end` where it stays positive.
+
+    Both ends are arrays, a problem each. What is left of the interval is below rounding where it is a few units long.
+    """
+    n_halvings = 52 if start.dtype == jnp.float64 else 26
+
+    def halve(_, bracket):
+        near, far = bracket
+        middle = 0.5 * (near + far)
+        positive = function(middle) > 0
+        return jnp.where(positive, middle, near), jnp.where(positive, far, middle)
+
+    near, far = jax.lax.fori_loop(0, n_halvings, halve, (start, end))
+    return 0.5 * (near + far)
+
+
 #: Olver's expansion is used from this order on: with the terms below its error is under the dtype's rounding there.
 OLVER_FROM = {4: 8, 8: 24}
 OLVER_TERMS = 10

@@ -22,20 +22,23 @@ class GatedParams(NamedTuple):
 
 
 class GatedLatent(NamedTuple):
-    """Responsibilities [n, k], the components' own latent variables, and the gate's probabilities and log-odds."""
+    """Responsibilities [n, k], the components' own latent variables, the gate's log-odds [n, k] (the first ones 0)."""
 
     resp: Any
     component: Any
-    prob: Any
     log_odds: Any
 
 
 class GatedStats(NamedTuple):
-    """The components' statistics, and the Newton step of the gate: curvature [k-1, g, k-1, g] and target [k-1, g]."""
+    """The components' statistics, and those of the gate's quadratic rest + <target, gate> - <gate, curvature gate> / 2.
+
+    curvature [k-1, g, k-1, g], target [k-1, g], rest [].
+    """
 
     components: Any
     curvature: Any
     target: Any
+    rest: Any
 
 
 class GatedUnits(NamedTuple):
@@ -50,9 +53,9 @@ class GatedUnits(NamedTuple):
 class GatedMixture(Model):
     """p(x | v) = sum_k softmax(gate v)_k p(x | component_k): a mixture of experts; Jordan and Jacobs (1994).
 
-    Data are the pair (rows of the component, gating columns v [n, g]); no intercept is added. The M-step of the gate
-    is one Newton step on Q, whose gradient and curvature at the current params add up like any statistics; one that
-    went too far is halved by the loop.
+    Data are the pair (rows of the component, gating columns v [n, g]); no intercept is added. The gate's part of Q is
+    taken to second order at the current params, where its gradient and curvature add up like any statistics, so that
+    an M-step is one Newton step; one that went too far is halved by the loop.
 
     >>> import jaxem
     >>> model = jaxem.GatedMixture(jaxem.Gaussian("full"), 2)
@@ -74,40 +77,64 @@ class GatedMixture(Model):
         z = self.to_units(units, x)
         rows = self.component.embed(z[0], weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components)
-        return self.params_from_units(units, self.maximize(self.sufficient_statistics(resp, z, weights)))
+        weights = jnp.ones_like(resp[:, 0]) if weights is None else weights
+        gate = self._gate(*self._quadratic(_at_even_odds(resp), z[1], weights)[:2])
+        components = self.component.init_components(jax.random.fold_in(key, 1), z[0], resp * weights[:, None])
+        return self.params_from_units(units, GatedParams(gate, components))
 
     def e_step(self, params, x):
         latent, log_prob = self.component.e_step(params.components, x[0])
-        log_odds = jnp.dot(x[1], params.gate.T, precision=PRECISION)
-        log_odds = jnp.concatenate([jnp.zeros_like(x[1][:, :1]), log_odds], 1)
-        log_gate = jax.nn.log_softmax(log_odds)
-        resp, log_prob = normalized((log_prob + log_gate).T)
-        return EStep(GatedLatent(resp.T, latent, jnp.exp(log_gate), log_odds), log_prob)
+        log_odds = self._log_odds(params, x[1])
+        resp, log_prob = normalized((log_prob + jax.nn.log_softmax(log_odds)).T)
+        return EStep(GatedLatent(resp.T, latent, log_odds), log_prob)
+
+    def _log_odds(self, params, columns):
+        log_odds = jnp.dot(columns, params.gate.T, precision=PRECISION)
+        return jnp.concatenate([jnp.zeros_like(columns[:, :1]), log_odds], 1)
 
     def sufficient_statistics(self, resp, x, weights=None):
-        if not isinstance(resp, GatedLatent):  # a start knows responsibilities only
-            even = jnp.full_like(resp, 1 / self.n_components)
-            resp = GatedLatent(resp, None, even, jnp.zeros_like(resp))
+        resp = resp if isinstance(resp, GatedLatent) else _at_even_odds(resp)
         weights = jnp.ones_like(resp.resp[:, 0]) if weights is None else weights
         components = self.component.sufficient_statistics(resp.component, x[0], resp.resp * weights[:, None])
-        prob, log_odds = resp.prob[:, 1:], resp.log_odds[:, 1:]
+        return GatedStats(components, *self._quadratic(resp, x[1], weights))
+
+    def _quadratic(self, resp, columns, weights):
+        """(curvature, target, rest) of sum_i w_i sum_k resp_ik log softmax(gate v_i)_k to second order."""
+        log_gate = jax.nn.log_softmax(resp.log_odds)
+        prob, log_odds = jnp.exp(log_gate)[:, 1:], resp.log_odds[:, 1:]
         hessian = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(prob)
-        # The target of the Newton step, curvature @ gate + gradient, row by row: no params are needed to take it.
-        wanted = jnp.einsum("nij,nj->ni", hessian, log_odds) + resp.resp[:, 1:] - prob
-        curvature = jnp.einsum("nij,na,nb->iajb", hessian * weights[:, None, None], x[1], x[1], precision=PRECISION)
-        target = jnp.dot((wanted * weights[:, None]).T, x[1], precision=PRECISION)
-        return GatedStats(components, curvature, target)
+        bent = jnp.einsum("nij,nj->ni", hessian, log_odds)
+        slope = resp.resp[:, 1:] - prob
+        curvature = jnp.einsum(
+            "nij,na,nb->iajb", hessian * weights[:, None, None], columns, columns, precision=PRECISION
+        )
+        target = jnp.dot(((slope + bent) * weights[:, None]).T, columns, precision=PRECISION)
+        rest = (resp.resp * log_gate).sum(1) - ((slope + 0.5 * bent) * log_odds).sum(1)
+        return curvature, target, weights @ rest
 
     def maximize(self, stats, params=None):
         components = self.component.maximize(stats.components, None if params is None else params.components)
-        shape = stats.target.shape
-        size = shape[0] * shape[1]
-        curvature = stats.curvature.reshape(size, size)
+        return GatedParams(self._gate(stats.curvature, stats.target), components)
+
+    def _gate(self, curvature, target):
+        curvature = curvature.reshape(target.size, target.size)
         # In units where the gating columns have second moment I, a ridge of rounding moves nothing that is determined.
         ridge = jnp.finfo(curvature.dtype).eps * (1 + jnp.trace(curvature))
-        eye = jnp.eye(size, dtype=curvature.dtype)
-        gate = linalg.solve_positive(curvature + ridge * eye, stats.target.reshape(-1, 1))
-        return GatedParams(gate.reshape(shape), components)
+        eye = jnp.eye(target.size, dtype=curvature.dtype)
+        return linalg.solve_positive(curvature + ridge * eye, target.reshape(-1, 1)).reshape(target.shape)
+
+    def expected_log_joint(self, params, stats):
+        """Q, in which the gate's part is the quadratic that touches it where the statistics were taken."""
+        bent = jnp.tensordot(stats.curvature, params.gate, 2, precision=PRECISION)
+        gate = stats.rest + ((stats.target - 0.5 * bent) * params.gate).sum()
+        return gate + self.component.expected_log_joint(params.components, stats.components)
+
+    def sample_like(self, params, key, x):
+        """Rows for the gating columns of x: the pair (rows, columns)."""
+        hidden_key, row_key = jax.random.split(key)
+        hidden = jax.random.categorical(hidden_key, self._log_odds(params, x[1]))
+        rows = self.component.sample_like(params.components, row_key, x[0])
+        return jax.tree.map(lambda leaf: leaf[jnp.arange(len(hidden)), hidden], rows), x[1]
 
     def constraints(self):
         return GatedParams(Real(), self.component.constraints())
@@ -159,3 +186,8 @@ class GatedMixture(Model):
 
     def check_fit(self, x, weights, dtype):
         self.component.check_fit(x[0], weights, dtype)
+
+
+def _at_even_odds(resp):
+    """Responsibilities by themselves, as a start has them: the gate is one Newton step away from even odds."""
+    return GatedLatent(resp, None, jnp.zeros_like(resp))

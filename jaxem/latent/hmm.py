@@ -12,6 +12,7 @@ from jaxem.constraints import Fixed, Simplex
 from jaxem.exponential_family import map_components
 from jaxem.latent import forward_backward, markov
 from jaxem.latent.mixture import EMPTY_BELOW
+from jaxem.latent.nested import as_family
 from jaxem.latent.sequences import (
     Sequences,
     as_sequences,
@@ -89,9 +90,10 @@ class Prepared(NamedTuple):
 class HMM(Model):
     """p(x, z) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t p(x_t | z_t); Bishop (2006), section 13.2.
 
-    emission: the family of p(x_t | z_t), with n_states components. x is [n, t, ...] (n sequences), [t, ...] (one), or
-    the pair (values [n, t, ...], lengths [n]); what lies beyond a length is ignored, whatever it is. An example is a
-    sequence: log_prob is [n] (also [1] for one sequence), and sample weights are one per sequence.
+    emission: the family of p(x_t | z_t), with n_states components, or any model of one observation (see `Nested`).
+    x is [n, t, ...] (n sequences), [t, ...] (one), or the pair (values [n, t, ...], lengths [n]); what lies beyond a
+    length is ignored, whatever it is. An example is a sequence: log_prob is [n] (also [1] for one sequence), and
+    sample weights are one per sequence.
 
     initial: "free"; "fixed", as in the start (even in a random one); or "stationary", the distribution that the
     transitions keep, whatever params.initial holds (Zucchini and MacDonald 2009, section 3.1).
@@ -131,6 +133,7 @@ class HMM(Model):
             if allowed.shape != (k, k) or not allowed.any(1).all():
                 raise ValueError(f"allowed: expected [{k}, {k}] of bool with a True in every row; got {self.allowed!r}")
             object.__setattr__(self, "allowed", tuple(map(tuple, allowed.tolist())))
+        object.__setattr__(self, "emission", as_family(self.emission))
 
     @property
     def n_components(self) -> int:
@@ -238,10 +241,20 @@ class HMM(Model):
         embedded = self.emission.embed(rows, counts)
         resp = starts.responsibilities(kind, emission_key, embedded, counts, self.n_states)
         resp = resp if counts is None else resp * counts[:, None]
-        emissions = self.emission.maximize(self.emission.sufficient_statistics(None, rows, resp))
+        emissions = self.emission.init_components(jax.random.fold_in(emission_key, 1), rows, resp)
         transition = self._random_transition(chain_key, resp.dtype)
         params = HMMParams(jnp.full(self.n_states, 1 / self.n_states, resp.dtype), transition, emissions)
         return self.params_from_units(units, params)
+
+    def embed(self, x, weights=None):
+        """Mean and mean square of each sequence's observations, in the emission's own coordinates."""
+        x = self.rows(x)
+        counts = time_weights(x, weights)
+        rows = from_time_rows(self.emission.embed(time_rows(x), counts), *x.shape)
+        used = inside(x.lengths, x.shape[1])
+        used = jnp.ones(x.shape, rows.dtype) if used is None else used.T.astype(rows.dtype)
+        moments = jnp.concatenate([rows, rows**2], -1)
+        return jnp.einsum("nt,nte->ne", used / used.sum(1, keepdims=True), moments)
 
     def _random_transition(self, key, dtype):
         """Rows even over the simplex, mixed with a share of "stay" that is itself even over [0, 1]."""
@@ -259,10 +272,21 @@ class HMM(Model):
         return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
 
     def latent_entropy(self, resp):
-        return -_expected_log_posterior(resp, resp)
+        entropy = -_expected_log_posterior(resp, resp)
+        if resp.emission is None:
+            return entropy
+        return entropy + self._expected(self.emission.latent_entropy(resp.emission), resp)
 
     def latent_divergence(self, resp, other):
-        return _expected_log_posterior(resp, resp) - _expected_log_posterior(resp, other)
+        divergence = _expected_log_posterior(resp, resp) - _expected_log_posterior(resp, other)
+        if resp.emission is None:
+            return divergence
+        return divergence + self._expected(self.emission.latent_divergence(resp.emission, other.emission), resp)
+
+    def _expected(self, values, resp):
+        """sum_t sum_k p(z_t = k | x) values [t n, k], for every sequence [n]."""
+        n, t, _ = resp.posterior.shape
+        return (resp.posterior * from_time_rows(values, n, t)).sum((1, 2))
 
     def log_prior(self, params):
         return self.emission.log_prior(params.emissions)
@@ -330,23 +354,33 @@ class HMM(Model):
         joint = from_time_rows(log_density, n, h) + jnp.log(states)
         return self._as_given(x, jax.nn.logsumexp(joint, -1))
 
-    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
-        """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
-        state_key, value_key = jax.random.split(key)
+    def _sample_states(self, params, key, n, t):
+        """Chains [t, n] of int."""
 
         def step(state, key):
             return jax.random.categorical(key, jnp.log(params.transition)[state]), state
 
-        first_key, *_ = keys = jax.random.split(state_key, t + 1)
+        first_key, *_ = keys = jax.random.split(key, t + 1)
         first = jax.random.categorical(first_key, jnp.log(self._initial(params)), shape=(n,))
-        states = jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
-        rows = self.emission.sample(params.emissions, value_key, n * t)
-        chosen = jax.tree.map(lambda leaf: leaf[jnp.arange(n * t), states.ravel()], rows)
-        return states.T, from_time_rows(chosen, n, t)
+        return jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
+
+    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+        """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
+        state_key, value_key = jax.random.split(key)
+        states = self._sample_states(params, state_key, n, t)
+        return states.T, _emitted(states, self.emission.sample(params.emissions, value_key, n * t))
 
     def sample(self, params, key, n, t=SAMPLE_LENGTH):
         """n sequences of length t drawn from the model: [n, t, ...]."""
         return self.sample_joint(params, key, n, t)[1]
+
+    def sample_like(self, params, key, x):
+        """Sequences as many and as long as those of x, in the form of `rows(x)`."""
+        x = self.rows(x)
+        state_key, value_key = jax.random.split(key)
+        states = self._sample_states(params, state_key, *x.shape)
+        rows = self.emission.sample_like(params.emissions, value_key, time_rows(x))
+        return x._replace(values=_emitted(states, rows))
 
     # --- what else the loop asks -----------------------------------------------------------------------------
 
@@ -449,6 +483,13 @@ class Units(NamedTuple):
     lengths: Any
 
 
+def _emitted(states, rows):
+    """Values [n, t, ...] from states [t, n] and rows [t n, k, ...] of what every state would emit."""
+    t, n = states.shape
+    chosen = jax.tree.map(lambda leaf: leaf[jnp.arange(n * t), states.ravel()], rows)
+    return from_time_rows(chosen, n, t)
+
+
 def _rows_first(values, mask):
     """[n, t, k] from [t, n, k], 0 where mask [t, n] is False."""
     return (values if mask is None else jnp.where(mask[..., None], values, 0)).swapaxes(0, 1)
@@ -456,8 +497,8 @@ def _rows_first(values, mask):
 
 def _expected_log_posterior(q, p):
     """E_q[log p(z | x)] [n] of two posteriors over paths, p by its potentials."""
-    if p.potentials is None or p.emission is not None:
-        raise NotImplementedError("latent_entropy: needs an E-step's potentials, and emissions without own latents")
+    if p.potentials is None:
+        raise NotImplementedError("latent_entropy: needs an E-step's potentials")
     potentials = p.potentials
     density = jnp.where(q.posterior > 0, q.posterior * potentials.log_density, 0).sum((1, 2))
     first = xlogy(q.posterior[:, 0], potentials.initial).sum(-1)

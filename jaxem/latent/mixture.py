@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
+from jaxem.latent.nested import as_family
 from jaxem.model import EStep, Model, model_class, static
 
 
@@ -31,6 +32,7 @@ class Mixture(Model):
 
     E-step: resp_ik = weights_k p(x_i | k) / sum_j weights_j p(x_i | j), Bayes' rule, equation (9.13).
     M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
+    component: a family, or any model, which then gets k copies (see `Nested`).
     mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
 
     >>> import jax, jaxem
@@ -54,6 +56,24 @@ class Mixture(Model):
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"n_components: expected a whole number of at least 1; got {k!r}")
         object.__setattr__(self, "n_components", int(k))
+        object.__setattr__(self, "component", as_family(self.component))
+
+    @property
+    def row_ndim(self):
+        return self.component.row_ndim
+
+    @property
+    def judged_by_statistics(self):
+        return self.component.judged_by_statistics
+
+    def rows(self, x):
+        return self.component.rows(x)
+
+    def n_observations(self, x, weights=None):
+        return self.component.n_observations(x, weights)
+
+    def embed(self, x, weights=None):
+        return self.component.embed(x, weights)
 
     def init(self, key, x, weights=None, kind=0, n_active=None):
         """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
@@ -61,7 +81,9 @@ class Mixture(Model):
         z = self.to_units(units, x)
         rows = self.component.embed(z, weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active)
-        return self.params_from_units(units, self.maximize(self.sufficient_statistics(resp, z, weights)))
+        resp = resp if weights is None else resp * weights[:, None]
+        components = self.component.init_components(jax.random.fold_in(key, 1), z, resp)
+        return self.params_from_units(units, MixtureParams(self._weights(resp.sum(0), None), components))
 
     def e_step(self, params, x):
         latent, log_prob = self.component.e_step(params.components, x)
@@ -78,12 +100,12 @@ class Mixture(Model):
 
     def maximize(self, stats, params=None):
         components = self.component.maximize(stats, None if params is None else params.components)
-        return MixtureParams(self._weights(stats, params), components)
+        return MixtureParams(self._weights(stats.count, params), components)
 
-    def _weights(self, stats, params):
+    def _weights(self, count, params):
         if self.mixing == "free":
-            return stats.count / stats.count.sum()
-        return jnp.full_like(stats.count, 1 / self.n_components) if params is None else params.weights
+            return count / count.sum()
+        return jnp.full_like(count, 1 / self.n_components) if params is None else params.weights
 
     def constraints(self):
         weights = Simplex() if self.mixing == "free" else Fixed(Simplex())
@@ -94,14 +116,17 @@ class Mixture(Model):
         return weights + self.component.expected_log_joint(params.components, stats)
 
     def latent_entropy(self, resp):
-        if isinstance(resp, Latent):
-            raise NotImplementedError("latent_entropy: the components have latent variables of their own")
-        return -jax.scipy.special.xlogy(resp, resp).sum(-1)
+        resp, own = resp if isinstance(resp, Latent) else (resp, None)
+        entropy = -jax.scipy.special.xlogy(resp, resp).sum(-1)
+        return entropy if own is None else entropy + (resp * self.component.latent_entropy(own)).sum(-1)
 
     def latent_divergence(self, resp, other):
-        if isinstance(resp, Latent):
-            raise NotImplementedError("latent_divergence: the components have latent variables of their own")
-        return (jax.scipy.special.xlogy(resp, resp) - jax.scipy.special.xlogy(resp, other)).sum(-1)
+        resp, own = resp if isinstance(resp, Latent) else (resp, None)
+        other, its_own = other if isinstance(other, Latent) else (other, None)
+        divergence = (jax.scipy.special.xlogy(resp, resp) - jax.scipy.special.xlogy(resp, other)).sum(-1)
+        return (
+            divergence if own is None else divergence + (resp * self.component.latent_divergence(own, its_own)).sum(-1)
+        )
 
     def hard_e_step(self, params, x):
         resp, log_prob = self.e_step(params, x)
@@ -116,22 +141,35 @@ class Mixture(Model):
     def sample_joint(self, params, key, n):
         """(hidden component [n], rows): n draws of the hidden variable and what it emits."""
         hidden_key, row_key = jax.random.split(key)
-        hidden = jax.random.choice(hidden_key, self.n_components, (n,), p=params.weights)
-        rows = self.component.sample(params.components, row_key, n)
+        return self._emit(params, hidden_key, self.component.sample(params.components, row_key, n), n)
+
+    def _emit(self, params, key, rows, n):
+        """(hidden component [n], its row) from rows [n, k, ...] of every component."""
+        hidden = jax.random.choice(key, self.n_components, (n,), p=params.weights)
         return hidden, jax.tree.map(lambda leaf: leaf[jnp.arange(n), hidden], rows)
 
     def sample(self, params, key, n):
         """n rows drawn from the mixture."""
         return self.sample_joint(params, key, n)[1]
 
+    def sample_like(self, params, key, x):
+        hidden_key, row_key = jax.random.split(key)
+        rows = self.component.sample_like(params.components, row_key, x)
+        return self._emit(params, hidden_key, rows, inputs.n_rows(x))[1]
+
     def permute(self, params, order):
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
 
-    def degenerate(self, params, n_points):
-        return self.component.degenerate(params.components, params.weights * n_points) & ~self.empty(params, n_points)
+    def degenerate(self, params, size):
+        of_component = size if self.judged_by_statistics else self._counts(params, size)
+        return self.component.degenerate(params.components, of_component) & ~self.empty(params, size)
 
-    def empty(self, params, n_points):
-        return params.weights * n_points < EMPTY_BELOW
+    def empty(self, params, size):
+        return self._counts(params, size) < EMPTY_BELOW
+
+    def _counts(self, params, size):
+        """Rows of each component: their statistics' count, or its share of n_points."""
+        return size.count if self.judged_by_statistics else params.weights * size
 
     def check(self, x, params=None):
         self._check_size(params)

@@ -1,0 +1,167 @@
+"""A model as a component: k copies of it side by side, such as mixtures inside a hidden Markov model."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.exponential_family import Family, alive_components
+from jaxem.model import EStep, Model, model_class
+
+
+class NestedStats(NamedTuple):
+    """Expected number of rows of each copy [k], and the statistics of the copies (leading axis k)."""
+
+    count: Any
+    parts: Any
+
+
+@model_class
+class Nested(Family):
+    """k copies of `model`, each with params of its own, as a family: log_prob [n, k] is that of every copy.
+
+    `Mixture` and `HMM` put it around a component that is a whole model by itself, so that
+
+        HMM(Mixture(Gaussian("full"), 3), 2)     has two states, each of which emits a mixture of three normals
+        Mixture(HMM(Poisson(), 2), 3)            sorts sequences into three groups, each with a chain of its own
+
+    Whatever the model has hidden is the family's own latent variable; its E-step and M-step run side by side (`vmap`),
+    the rows weighted by the responsibilities of the copy. A random start of a copy is one of the model with these
+    weights. Jordan and Jacobs (1994); Smyth (1997) for mixtures of hidden Markov models.
+
+    >>> import jax, jaxem
+    >>> model = jaxem.HMM(jaxem.Mixture(jaxem.Gaussian("diag"), 2), 2)
+    >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
+    >>> params.emissions.weights.shape, params.emissions.components.mean.shape
+    ((2, 2), (2, 2, 2))
+    """
+
+    model: Any
+
+    @staticmethod
+    def _each(function, *trees):
+        """function of every copy's part of the trees, side by side."""
+        return jax.vmap(function)(*jax.tree.map(jnp.asarray, trees))
+
+    @property
+    def row_ndim(self):
+        return self.model.row_ndim
+
+    @property
+    def judged_by_statistics(self):
+        return self.model.judged_by_statistics
+
+    def rows(self, x):
+        return self.model.rows(x)
+
+    def n_observations(self, x, weights=None):
+        return self.model.n_observations(x, weights)
+
+    def embed(self, x, weights=None):
+        return self.model.embed(x, weights)
+
+    def init_components(self, key, x, weights):
+        """Each copy starts at random on the rows that it is responsible for; one without any, on all of them."""
+        count = weights.sum(0)
+        columns = jnp.where(count > 0, weights, weights.sum(1, keepdims=True)).T
+        keys = jax.random.split(key, len(columns))
+        return jax.vmap(lambda key, column: self.model.init(key, x, column))(keys, columns)
+
+    def prepare(self, x, weights=None, centred=False):
+        # Not the weights: a copy holds only its share of them, so no sum over all rows is its own.
+        return self.model.prepare(x, None, centred)
+
+    def e_step(self, params, x):
+        resp, log_prob = self._each(lambda p: self.model.e_step(p, x), params)
+        return EStep(resp, log_prob.T)
+
+    def sufficient_statistics(self, resp, x, weights):
+        parts = self._each(lambda r, w: self.model.sufficient_statistics(r, x, w), resp, weights.T)
+        return NestedStats(weights.sum(0), parts)
+
+    def maximize(self, stats, params=None):
+        if params is None:
+            return self._each(self.model.maximize, stats.parts)
+        return self.keep_where(
+            alive_components(stats.count), self._each(self.model.maximize, stats.parts, params), params
+        )
+
+    def constraints(self):
+        return self.model.constraints()
+
+    def expected_log_joint(self, params, stats):
+        return self._each(self.model.expected_log_joint, params, stats.parts).sum()
+
+    def log_prior(self, params):
+        return jnp.sum(self._each(lambda p: jnp.asarray(self.model.log_prior(p)), params))
+
+    def latent_entropy(self, resp):
+        return self._each(self.model.latent_entropy, resp).T
+
+    def latent_divergence(self, resp, other):
+        return self._each(self.model.latent_divergence, resp, other).T
+
+    def sample(self, params, key, n):
+        return self._draw(params, key, lambda p, key: self.model.sample(p, key, n))
+
+    def sample_like(self, params, key, x):
+        return self._draw(params, key, lambda p, key: self.model.sample_like(p, key, x))
+
+    def _draw(self, params, key, sample):
+        """Rows [n, k, ...]: n from every copy."""
+        keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), self._each(sample, params, keys))
+
+    def degenerate(self, params, size):
+        size = size.parts if self.judged_by_statistics else size
+        flags = self._each(self.model.degenerate, params, size)
+        return flags.reshape(len(flags), -1).any(1)
+
+    def ill_conditioned(self, params):
+        first = jax.tree.map(lambda leaf: leaf[0], params)
+        return (
+            None if self.model.ill_conditioned(first) is None else self._each(self.model.ill_conditioned, params).any()
+        )
+
+    def check(self, x, params=None):
+        self.model.check(x)
+        for p in self._copies(params):
+            self.model.check(x, p)
+
+    def check_shapes(self, x, params=None):
+        self.model.check_shapes(x)
+        for p in self._copies(params):
+            self.model.check_shapes(x, p)
+
+    def _copies(self, params):
+        k = 0 if params is None else min(np.shape(leaf)[0] for leaf in jax.tree.leaves(params))
+        return [jax.tree.map(lambda leaf, j=j: leaf[j], params) for j in range(k)]
+
+    def check_fit(self, x, weights, dtype):
+        self.model.check_fit(x, weights, dtype)
+
+    # --- units are those of the model, the same for all copies -----------------------------------------------------
+
+    def units(self, x, weights=None):
+        return self.model.units(x, weights)
+
+    def origin(self, x, params=None):
+        return self.model.origin(x)
+
+    def to_units(self, units, x):
+        return self.model.to_units(units, x)
+
+    def params_to_units(self, units, params):
+        return self._each(lambda p: self.model.params_to_units(units, p), params)
+
+    def params_from_units(self, units, params):
+        return self._each(lambda p: self.model.params_from_units(units, p), params)
+
+    def log_volume(self, units):
+        return self.model.log_volume(units)
+
+
+def as_family(component):
+    """A component as a family: a model that is not one is put into `Nested`."""
+    return Nested(component) if isinstance(component, Model) and not isinstance(component, Family) else component

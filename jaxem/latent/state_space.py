@@ -1,0 +1,361 @@
+"""A linear Gaussian state space: a hidden chain of vectors. The E-step is the Kalman smoother."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import linalg
+from jaxem import units as _units
+from jaxem.constraints import Loadings, Positive, PositiveDefinite, Real
+from jaxem.exponential_family import PRECISION
+from jaxem.families.gaussian import LOG_2PI
+from jaxem.latent.sequences import Sequences, as_sequences, from_time_rows, inside, is_single, time_rows, time_weights
+from jaxem.model import EStep, Model, model_class, static
+
+#: Smallest variance of the noise, relative to that of its column.
+NOISE_FLOOR = {4: 1e-6, 8: 1e-10}
+
+#: Length of sampled sequences where none is asked for.
+SAMPLE_LENGTH = 100
+
+
+class StateSpaceParams(NamedTuple):
+    """mean [q] and cov [q, q] of z_1; transition A [q, q]; loadings C [d, q], offset [d] and noise variances [d]."""
+
+    mean: Any
+    cov: Any
+    transition: Any
+    loadings: Any
+    offset: Any
+    noise: Any
+
+
+class Smoothed(NamedTuple):
+    """E[z_t | x] [n, t, q], its covariances [n, t, q, q], and those of (z_t+1, z_t) [n, t - 1, q, q]."""
+
+    mean: Any
+    cov: Any
+    cross: Any
+
+
+class StateSpaceStats(NamedTuple):
+    """Sums over sequences (and times): of 1, z and z z^T at the first time; of z z^T before and after a step, and
+    between; and, for the regression of x on (z, 1), of (z, 1)(z, 1)^T, x (z, 1)^T and x^2."""
+
+    count: Any
+    first: Any
+    first_square: Any
+    before: Any
+    after: Any
+    between: Any
+    gram: Any
+    cross: Any
+    square: Any
+
+
+@model_class
+class StateSpace(Model):
+    """z_1 ~ N(mean, cov), z_t = A z_t-1 + N(0, I), x_t = C z_t + offset + N(0, diag(noise)); x [n, t, d].
+
+    Like the data of `HMM`: [t, d] for one sequence, or (values, lengths). The noise of the state has covariance I,
+    which takes nothing away: any other is this one in other coordinates of z, and a rotation is still free.
+    `posterior` gives E[z_t | x] [n, t, q]. Shumway and Stoffer (1982); Ghahramani and Hinton (1996); Bishop (2006),
+    section 13.3.
+
+    >>> import jax, jaxem
+    >>> model = jaxem.StateSpace(1)
+    >>> params = jaxem.StateSpaceParams(*map(jax.numpy.array, ([0.0], [[1.0]], [[0.9]], [[1.0]], [0.0], [0.5])))
+    >>> x = model.sample(params, jax.random.key(0), 1, t=200)[0]
+    >>> model.posterior(params, x).shape
+    (200, 1)
+    """
+
+    n_factors: int = static()
+
+    row_ndim = 1
+
+    def __post_init__(self):
+        if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int) or self.n_factors < 1:
+            raise ValueError(f"n_factors: expected a whole number of at least 1; got {self.n_factors!r}")
+
+    def rows(self, x) -> Sequences:
+        return as_sequences(x, 1)
+
+    def n_observations(self, x, weights=None):
+        lengths = self.rows(x).n_observations
+        return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
+
+    def constraints(self):
+        return StateSpaceParams(Real(), PositiveDefinite(), Real(), Loadings(), Real(), Positive())
+
+    # --- starts ----------------------------------------------------------------------------------------------
+
+    def init(self, key, x, weights=None, kind=0):
+        """Principal directions, mixed at random, as loadings; random dynamics with a memory between 0 and 1."""
+        x = self.rows(x)
+        units = self.units(x, weights)
+        rows, counts = time_rows(self.to_units(units, x)), time_weights(x, weights)
+        counts = jnp.ones(len(rows), rows.dtype) if counts is None else counts
+        scatter = jnp.dot((rows * counts[:, None]).T, rows, precision=PRECISION) / counts.sum()
+        q, d = self.n_factors, rows.shape[1]
+        turn_key, memory_key = jax.random.split(key)
+        turn = jnp.linalg.qr(jax.random.normal(turn_key, (q, q), rows.dtype))[0]
+        memory = jax.random.uniform(memory_key, (q,), rows.dtype, 0.2, 0.98)
+        values, vectors = jnp.linalg.eigh(scatter)
+        # Half of a direction's variance is the state's, whose own variance is 1 / (1 - memory^2).
+        loadings = (vectors * jnp.sqrt(jnp.maximum(values, 0)))[:, ::-1][:, :q] @ turn
+        loadings = loadings * jnp.sqrt(0.5 * (1 - memory**2))
+        noise = jnp.maximum(jnp.diagonal(scatter), 1e-3) * 0.5
+        mean, cov = jnp.zeros(q, rows.dtype), jnp.diag(1 / (1 - memory**2))
+        params = StateSpaceParams(mean, cov, jnp.diag(memory), loadings, jnp.zeros(d, rows.dtype), noise)
+        return self.params_from_units(units, params)
+
+    # --- E-step ----------------------------------------------------------------------------------------------
+
+    def e_step(self, params, x):
+        x = self.rows(x)
+        mask = inside(x.lengths, x.shape[1])
+        mask = jnp.ones(x.shape[::-1], bool) if mask is None else mask
+        smooth = jax.vmap(lambda rows, used: _smooth(params, rows, used), (0, 1))
+        return EStep(*smooth(x.values, mask))
+
+    # --- M-step ----------------------------------------------------------------------------------------------
+
+    def sufficient_statistics(self, resp, x, weights=None):
+        x = self.rows(x)
+        n, t = x.shape
+        mask = inside(x.lengths, t)
+        used = jnp.ones((n, t), x.dtype) if mask is None else mask.T.astype(x.dtype)
+        used = used if weights is None else used * weights[:, None]
+        later = used[:, 1:]
+        square = resp.cov + _outer(resp.mean, resp.mean)
+        between = resp.cross + _outer(resp.mean[:, 1:], resp.mean[:, :-1])
+        z = jnp.concatenate([resp.mean, jnp.ones_like(resp.mean[..., :1])], -1)
+        gram = jnp.einsum("nt,nta,ntb->ab", used, z, z, precision=PRECISION)
+        q = self.n_factors
+        gram = gram.at[:q, :q].add(_total(used, resp.cov))
+        first = used[:, :1]
+        return StateSpaceStats(
+            used[:, 0].sum(),
+            _total(first, resp.mean[:, :1]),
+            _total(first, square[:, :1]),
+            _total(later, square[:, :-1]),
+            _total(later, square[:, 1:]),
+            _total(later, between),
+            gram,
+            jnp.einsum("nt,nti,nta->ia", used, x.values, z, precision=PRECISION),
+            _total(used, x.values**2),
+        )
+
+    def maximize(self, stats, params=None):
+        q = self.n_factors
+        mean = stats.first / stats.count
+        cov = stats.first_square / stats.count - jnp.outer(mean, mean)
+        # One sequence says nothing of the spread of first states: it stays away from 0 by what the dtype resolves.
+        cov = cov + NOISE_FLOOR[cov.dtype.itemsize] * jnp.eye(q, dtype=cov.dtype)
+        transition = _solve(stats.before, stats.between)
+        both = _solve(stats.gram, stats.cross)
+        total = stats.gram[q, q]
+        noise = (stats.square - (both * stats.cross).sum(-1)) / total
+        floor = NOISE_FLOOR[noise.dtype.itemsize] * stats.square / total
+        return StateSpaceParams(mean, cov, transition, both[:, :q], both[:, q], jnp.maximum(noise, floor))
+
+    def expected_log_joint(self, params, stats):
+        q = self.n_factors
+        precision = linalg.solve_positive(params.cov, jnp.eye(q, dtype=params.cov.dtype))
+        away = (
+            stats.first_square - _both_ways(stats.first, params.mean) + stats.count * _outer(params.mean, params.mean)
+        )
+        log_det = 2 * linalg.log_det_lower(linalg.cholesky(params.cov))
+        first = stats.count * (q * LOG_2PI + log_det) + (precision * away).sum()
+        a = params.transition
+        moved = jnp.trace(stats.after) - 2 * (a * stats.between).sum() + ((a @ stats.before) * a).sum()
+        moves = q * LOG_2PI * (stats.gram[q, q] - stats.count) + moved
+        both = jnp.concatenate([params.loadings, params.offset[:, None]], 1)
+        residual = stats.square - 2 * (both * stats.cross).sum(-1) + ((both @ stats.gram) * both).sum(-1)
+        seen = stats.gram[q, q] * (LOG_2PI + jnp.log(params.noise)) + residual / params.noise
+        return -0.5 * (first + moves + seen.sum())
+
+    # --- inference at given params ---------------------------------------------------------------------------
+
+    def posterior_of(self, resp):
+        return resp.mean
+
+    def posterior(self, params, x):
+        """E[z_t | x] [n, t, q], or [t, q] for one sequence."""
+        mean = self.e_step(params, x).resp.mean
+        return mean[0] if is_single(x, 1) else mean
+
+    def forecast(self, params, x, n_steps: int = 1):
+        """(mean [n, h, d], cov [n, h, d, d]) of x_t+h given x, for h = 1, ..., n_steps after the end of each sequence.
+
+        Without the axis n for one sequence. The forecast of step h is normal with these moments.
+        """
+        rows = self.rows(x)
+        resp, last = self.e_step(params, rows).resp, rows.n_observations.astype(int) - 1
+        each = jnp.arange(len(last))
+
+        def step(state, _):
+            mean, cov = state
+            state = mean @ params.transition.T, _predicted(params, cov)
+            return state, (_observed_mean(params, state[0]), _observed_cov(params, state[1]))
+
+        _, moments = jax.lax.scan(step, (resp.mean[each, last], resp.cov[each, last]), None, n_steps)
+        mean, cov = (leaf.swapaxes(0, 1) for leaf in moments)
+        return (mean[0], cov[0]) if is_single(x, 1) else (mean, cov)
+
+    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+        """(states [n, t, q], values [n, t, d]): n sequences of length t."""
+        first_key, state_key, noise_key = jax.random.split(key, 3)
+        q = self.n_factors
+        first = params.mean + jax.random.normal(first_key, (n, q), params.mean.dtype) @ linalg.cholesky(params.cov).T
+        shocks = jax.random.normal(state_key, (t - 1, n, q), params.mean.dtype)
+
+        def step(z, shock):
+            z = z @ params.transition.T + shock
+            return z, z
+
+        later = jax.lax.scan(step, first, shocks)[1]
+        states = jnp.concatenate([first[None], later]).swapaxes(0, 1)
+        noise = jax.random.normal(noise_key, (n, t, len(params.noise)), params.noise.dtype)
+        return states, _observed_mean(params, states) + noise * jnp.sqrt(params.noise)
+
+    def sample(self, params, key, n, t=SAMPLE_LENGTH):
+        """n sequences of length t drawn from the model: [n, t, d]."""
+        return self.sample_joint(params, key, n, t)[1]
+
+    def sample_like(self, params, key, x):
+        rows = self.rows(x)
+        return rows._replace(values=self.sample(params, key, *rows.shape))
+
+    # --- what else the loop asks -----------------------------------------------------------------------------
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+
+    def check_shapes(self, x, params=None):
+        d, q = self.rows(x).values.shape[-1], self.n_factors
+        for name, leaf, want in zip(
+            StateSpaceParams._fields, params or (), ((q,), (q, q), (q, q), (d, q), (d,), (d,)), strict=False
+        ):
+            if np.shape(leaf) != want:
+                raise ValueError(f"start.{name}: expected shape {want}; got {np.shape(leaf)}")
+
+    def check_fit(self, x, weights, dtype):
+        if self.rows(x).shape[1] < 2:
+            raise ValueError("x: expected sequences of at least 2 observations; got 1")
+        if self.n_factors > self.rows(x).values.shape[-1]:
+            raise ValueError(f"n_factors: expected at most the {x.values.shape[-1]} columns of x; got {self.n_factors}")
+
+    def units(self, x, weights=None):
+        x = self.rows(x)
+        return Units(_units.standardize(time_rows(x), time_weights(x, weights), "diag"), x.n_observations)
+
+    def origin(self, x, params=None):
+        origin = _units.origin(time_rows(self.rows(x)))
+        return None if origin is None else Units(origin, self.rows(x).n_observations)
+
+    def to_units(self, units, x):
+        x = self.rows(x)
+        return x._replace(values=from_time_rows(_units.to_units(units.rows, time_rows(x)), *x.shape))
+
+    def params_to_units(self, units, params):
+        scale = units.rows.scale
+        offset = _units.to_units(units.rows, params.offset[None])[0]
+        return params._replace(
+            loadings=params.loadings / scale[..., None], offset=offset, noise=params.noise / scale**2
+        )
+
+    def params_from_units(self, units, params):
+        scale = units.rows.scale
+        offset = _units.from_units(units.rows, params.offset[None])[0]
+        return params._replace(
+            loadings=params.loadings * scale[..., None], offset=offset, noise=params.noise * scale**2
+        )
+
+    def log_volume(self, units):
+        return units.lengths * _units.log_volume(units.rows)
+
+
+class Units(NamedTuple):
+    """The columns' units, and how many observations each sequence has [n]: every one changes the density."""
+
+    rows: Any
+    lengths: Any
+
+
+def _smooth(params, rows, used):
+    """(Smoothed of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
+
+    Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
+    """
+    eye = jnp.eye(len(params.mean), dtype=rows.dtype)
+    weighted = params.loadings / params.noise[:, None]
+    information = params.loadings.T @ weighted
+    constant = rows.shape[1] * LOG_2PI + jnp.log(params.noise).sum()
+
+    def update(mean, cov, row, use):
+        residual = row - _observed_mean(params, mean)
+        root = linalg.cholesky(cov)
+        gained = eye + root.T @ information @ root
+        posterior = root @ linalg.solve_positive(gained, root.T)
+        pull = weighted.T @ residual
+        log_det = 2 * linalg.log_det_lower(linalg.cholesky(gained))
+        log_prob = -0.5 * (constant + log_det + (residual**2 / params.noise).sum() - pull @ posterior @ pull)
+        return (jnp.where(use, mean + posterior @ pull, mean), jnp.where(use, posterior, cov)), jnp.where(
+            use, log_prob, 0
+        )
+
+    def forward(state, given):
+        filtered, log_prob = update(*state, *given)
+        predicted = params.transition @ filtered[0], _predicted(params, filtered[1])
+        return predicted, (filtered, predicted, log_prob)
+
+    _, (filtered, predicted, log_probs) = jax.lax.scan(forward, (params.mean, params.cov), (rows, used))
+
+    def backward(later, given):
+        (mean, cov), (mean_ahead, cov_ahead) = given
+        gain = linalg.solve_positive(cov_ahead, params.transition @ cov).T
+        smoothed = mean + gain @ (later[0] - mean_ahead), cov + gain @ (later[1] - cov_ahead) @ gain.T
+        return smoothed, (*smoothed, later[1] @ gain.T)
+
+    last = jax.tree.map(lambda leaf: leaf[-1], filtered)
+    before = jax.tree.map(lambda leaf: leaf[:-1], (filtered, predicted))
+    _, (mean, cov, cross) = jax.lax.scan(backward, last, before, reverse=True)
+    mean, cov = jnp.concatenate([mean, last[0][None]]), jnp.concatenate([cov, last[1][None]])
+    return Smoothed(mean, cov, cross), log_probs.sum()
+
+
+def _predicted(params, cov):
+    """Covariance one step on."""
+    return params.transition @ cov @ params.transition.T + jnp.eye(cov.shape[-1], dtype=cov.dtype)
+
+
+def _observed_mean(params, z):
+    return z @ params.loadings.T + params.offset
+
+
+def _observed_cov(params, cov):
+    noise = jnp.diag(params.noise)
+    return params.loadings @ cov @ params.loadings.T + noise
+
+
+def _outer(a, b):
+    return a[..., :, None] * b[..., None, :]
+
+
+def _both_ways(a, b):
+    return _outer(a, b) + _outer(b, a)
+
+
+def _total(weights, values):
+    """Weighted sum of values [n, t, ...] over sequences and times, weights [n, t]."""
+    return jnp.tensordot(weights, values, 2, precision=PRECISION)
+
+
+def _solve(gram, cross):
+    """The coefficients [d, f] of a regression from gram [f, f] and cross [d, f]."""
+    ridge = jnp.finfo(gram.dtype).eps * jnp.diagonal(gram)
+    return linalg.solve_positive(gram + jnp.diag(ridge), cross.T).T
