@@ -167,6 +167,8 @@ def run_fit(model, data, algorithm, tol, max_steps, chunk_size, **starts) -> Res
         n_history=n_history,
         chunk_size=None if chunk_size is None else even_chunks(len(data.weights), int(chunk_size)),
         n_lanes=n_lanes,
+        # Where nothing is traced nobody differentiates, and there is less to compile.
+        differentiable=inputs.is_traced((model, data.x, data.weights)),
         **starts,
     )
     if inputs.is_traced(result):
@@ -191,7 +193,7 @@ def _from_origin(model, data, result):
     return result._replace(params=jax.tree.map(rounded, params), **moved)
 
 
-@partial(jax.jit, static_argnames=("n_history", "chunk_size", "n_lanes", "make_starts"))
+@partial(jax.jit, static_argnames=("n_history", "chunk_size", "n_lanes", "make_starts", "differentiable"))
 def solve(
     model,
     x,
@@ -206,6 +208,7 @@ def solve(
     chunk_size,
     n_lanes,
     make_starts=None,
+    differentiable=False,
 ):
     """Fits from `starts` [r, ...] (data's units) or `make_starts(model, units, x, weights, key)`, in one loop."""
     fixed = jax.lax.stop_gradient((model, x, weights))
@@ -244,7 +247,7 @@ def solve(
     status, degenerate = _verdict(problem, fits, n_lanes)
     params = fits.params
     log_lik = fits.log_lik
-    if n_fits == 1 and model.additive:
+    if differentiable and n_fits == 1 and model.additive:
         z = model.to_units(units, x)
         params, log_lik = attach_derivatives(model, z, weights, chunk, params, log_lik, model.log_volume(units))
     volume = (frozen_weights * frozen_model.log_volume(units)).sum()

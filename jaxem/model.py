@@ -191,6 +191,10 @@ class Model:
         """Entropy H(q_i) [n] of the distribution over the latent variables that `resp` stands for, in nats."""
         raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
 
+    def assignment_entropy(self, resp):
+        """Entropy [n] of the discrete hidden value (component, path of states) alone, in nats: what ICL charges for."""
+        raise NotImplementedError(f"{type(self).__name__}.assignment_entropy")
+
     def latent_divergence(self, resp, other):
         """KL(q_i || p_i) [n], in nats, between the distributions over latent variables that two `resp` stand for."""
         raise NotImplementedError(f"{type(self).__name__}.latent_divergence")

@@ -80,14 +80,7 @@ def _deviance(result):
 @jax.jit
 def _entropy(model, params, x, weights):
     """Total entropy of the responsibilities, in nats."""
-    try:
-        entropy = model.latent_entropy(model.e_step(params, x).resp)
-    except NotImplementedError:
-        # Components with latent variables of their own: the entropy of which component a row belongs to.
-        resp = model.posterior(params, x)
-        if resp.ndim != 2:
-            raise
-        entropy = -jax.scipy.special.xlogy(resp, resp).sum(-1)
+    entropy = model.assignment_entropy(model.e_step(params, x).resp)
     return jnp.where(weights > 0, weights * entropy, 0).sum()
 
 

@@ -1,9 +1,16 @@
-"""Reading the data of the trusted fits."""
+"""Reading the data of the trusted fits, and how many of them are reached."""
 
 import csv
+import os
 
+import jax
 import numpy as np
+import pytest
 from conftest import GROUND
+
+import jaxem
+
+slow = pytest.mark.skipif(not os.environ.get("JAXEM_SLOW_TESTS"), reason="set JAXEM_SLOW_TESTS=1 (several minutes)")
 
 
 def rows_of(case):
@@ -14,3 +21,20 @@ def rows_of(case):
 def columns(rows, names):
     """[n, len(names)] of floats."""
     return np.array([[float(row[name]) for name in names] for row in rows]).reshape(len(rows), len(names))
+
+
+def gap(case, model, x, n_restarts=64, **options):
+    """How far above the trusted log-likelihood the best of the restarts is, in nats."""
+    options = {"tol": 1e-11, "max_steps": 20_000} | options
+    best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=n_restarts, **options)
+    return float(best.log_lik) - case["log_lik"]
+
+
+def require_reached(cases, model_of, share=0.9, **options):
+    """All cases of confidence "exact" and this share of "high" are reached; model_of: case -> (model, x)."""
+    gaps = {case["id"]: gap(case, *model_of(case), **options) for case in cases if case["confidence"] != "best-known"}
+    missed = [case for case in cases if gaps.get(case["id"], 0) < -max(case["tolerance"], 1e-9 * abs(case["log_lik"]))]
+    of_high = [case["id"] for case in missed if case["confidence"] == "high"]
+    print(f"{len(gaps) - len(missed)} of {len(gaps)} reached; missed:", {c["id"]: gaps[c["id"]] for c in missed})
+    assert [case["id"] for case in missed if case["confidence"] == "exact"] == []
+    assert len(of_high) <= (1 - share) * sum(case["confidence"] == "high" for case in cases), of_high

@@ -10,6 +10,7 @@ import pytest
 from zoo import ZOO
 
 import jaxem
+from jaxem.constraints import Constraint, Fixed, violations
 from jaxem.model import Model
 
 #: Modules that stand on an extra, and the package they need.
@@ -37,24 +38,25 @@ def test_different_models_are_different_keys():
 
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
-def test_params_come_as_the_constraints_say(row, dtype):
-    x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), row.data())
-    params = row.model.init(jax.random.key(0), x)
-    is_constraint = lambda node: hasattr(node, "to_free")  # noqa: E731
-    assert jax.tree.structure(params) == jax.tree.structure(row.model.constraints(), is_leaf=is_constraint)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(dtype)}
+def test_starts_and_draws(row):
+    """The same key gives the same bits; starts are valid params, and what is drawn from them is data like x."""
+    model, x = row.model, row.data()
+    params, again = (model.init(jax.random.key(7), x) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert violations(model, params) == []
+    draws, more = (model.sample_like(params, jax.random.key(1), x) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, draws, more)
+    assert jax.tree.map(np.shape, draws) == jax.tree.map(np.shape, model.rows(x))
+    assert np.isfinite(model.log_prob(params, draws)).all()
 
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
-def test_the_same_key_gives_the_same_bits(row):
-    x = row.data()
-    first, second = (row.model.init(jax.random.key(7), x) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    draws = [row.model.sample_like(first, jax.random.key(1), x) for _ in range(2)]
-    jax.tree.map(np.testing.assert_array_equal, *draws)
-    # What is drawn is data like x: the model takes it.
-    assert np.isfinite(row.model.log_prob(first, draws[0])).all()
-    assert jax.tree.map(np.shape, draws[0]) == jax.tree.map(np.shape, row.model.rows(x))
+def test_degrees_of_freedom_are_those_of_the_unconstrained_vector(row):
+    params = jax.eval_shape(row.model.init, jax.random.key(0), jax.tree.map(np.float32, row.data()))
+    free = jax.eval_shape(lambda params: jaxem.unconstrain(row.model, params), params)
+    places = jax.tree.leaves(row.model.constraints(), is_leaf=lambda node: isinstance(node, Constraint))
+    moved = [leaf for place, leaf in zip(places, jax.tree.leaves(free), strict=True) if not isinstance(place, Fixed)]
+    assert jaxem.n_free_params(row.model, params) == sum(leaf.size for leaf in moved)
 
 
 @pytest.mark.parametrize("row", [row for row in ZOO if row.name.endswith("2d")][:2], ids=lambda row: row.name)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import GROUND
+from ground_support import require_reached, slow
 
 import jaxem
 from jaxem.loop import HONEST
@@ -105,3 +106,38 @@ def test_optima(name, ground, float64):
     assert best.log_lik >= case["log_lik"] - max(case["tolerance"], 1e-3)
     if "log_lik_spurious" in case:
         assert abs(best.log_lik - case["log_lik_spurious"]) > 1e-2
+
+
+@slow
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_all_gaussian_optima(covariance, ground, float64):
+    """Every exact optimum, and at least 90 % of those that independent programs agree on."""
+    cases = [c for c in ground("gaussian") if c["model"] == "gaussian_mixture" and c["covariance"] == covariance]
+    require_reached(cases, lambda case: (model_of(case), read(case)))
+
+
+DF = {"4.0": 4.0, "estimated per component": "each", "estimated, one for all": "tied"}
+
+
+@slow
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_all_student_t_optima(covariance, ground, float64):
+    def model_of(case):
+        return jaxem.student_t_mixture(case["k"], case["covariance"], df=DF[str(case["df"])]), read(case)
+
+    cases = [c for c in ground("gaussian") if c["model"] == "student_t_mixture" and c["covariance"] == covariance]
+    require_reached(cases, model_of)
+
+
+@slow
+def test_all_kmeans_optima(ground, float64):
+    missed = []
+    cases = [case for case in ground("gaussian") if case["model"] == "kmeans" and case["confidence"] != "best-known"]
+    for case in cases:
+        x = read(case)
+        best, _ = jaxem.fit_restarts(jaxem.kmeans(case["k"]), x, jax.random.key(0), n_restarts=64)
+        if x.size * float(best.params.components.cov) > case["inertia"] * (1 + 1e-8) + case["tolerance"]:
+            missed.append(case)
+    print(len(cases) - len(missed), "of", len(cases), "missed:", [case["id"] for case in missed])
+    assert all(case["confidence"] == "high" for case in missed)
+    assert len(missed) <= 0.1 * sum(case["confidence"] == "high" for case in cases)

@@ -1,11 +1,10 @@
 """Trusted fits of mixtures of counts, classes and times: trajectories to 1e-8, optima reached by 64 restarts."""
 
-import os
-
 import jax
 import numpy as np
 import pytest
 from conftest import GROUND
+from ground_support import slow
 
 import jaxem
 
@@ -22,6 +21,7 @@ QUICK = (
     *("carcinoma_k2", "carcinoma_k3", "carcinoma_k4", "times_deaths_k2", "epil_counts_k4", "lsat6_k2"),
     *("faithful_gamma_k3", "leuk_exponential_k2", "dmft_zip_k2", "faithful_noise_k2", "candy_geometric_k2"),
     "saxony_k2",
+    *("carcinoma_k1", "times_deaths_k1", "faithful_gamma_k1"),
 )
 
 
@@ -103,6 +103,7 @@ def test_quick_optima(ground, float64, name):
     assert best.status in (jaxem.Status.CONVERGED, jaxem.Status.EMPTY)
 
 
+@slow
 def test_exact_optima(ground, float64):
     cases = [case for case in mine(ground("families")) if case["confidence"] == "exact"]
     assert len(cases) == 28
@@ -111,7 +112,7 @@ def test_exact_optima(ground, float64):
         assert abs(gap) <= max(case["tolerance"], 1e-9 * abs(case["log_lik"])), (case["id"], gap)
 
 
-@pytest.mark.skipif(not os.environ.get("JAXEM_SLOW_TESTS"), reason="set JAXEM_SLOW_TESTS=1 (several minutes)")
+@slow
 def test_nine_of_ten_optima(ground, float64):
     """Of the optima that independent programs agree on, 64 default restarts reach at least 90 %."""
     cases = [case for case in mine(ground("families")) if case["confidence"] == "high"]

@@ -2,12 +2,12 @@
 
 import hashlib
 import itertools
-import os
 
 import jax
 import numpy as np
 import pytest
 from conftest import GROUND
+from ground_support import slow
 
 import jaxem
 
@@ -153,6 +153,7 @@ def test_quick_optima(ground, float64, name):
     assert fits.best.converged
 
 
+@slow
 def test_exact_optima(ground, float64):
     for case in to_fit(ground("hmm")):
         if case["confidence"] == "exact":
@@ -160,7 +161,7 @@ def test_exact_optima(ground, float64):
             assert abs(gap) <= 1e-9 * abs(case["log_lik"]), case["id"]
 
 
-@pytest.mark.skipif(not os.environ.get("JAXEM_SLOW_TESTS"), reason="set JAXEM_SLOW_TESTS=1 (several minutes)")
+@slow
 def test_nine_of_ten_optima(ground, float64):
     """Of the optima that independent programs agree on, 64 default restarts reach at least 90 %."""
     cases = [case for case in to_fit(ground("hmm")) if case["confidence"] == "high"]

@@ -188,10 +188,10 @@ def test_paths_that_fall_out_of_the_dtype_are_not_lost(dtype, method):
     log_density = np.zeros((2000, 1, 2), dtype)
     log_density[:500, 0, 0], log_density[500:, 0, 1] = 2.0, 2.0
     chain = np.array([0.5, 0.5], dtype), np.eye(2, dtype=dtype), log_density
-    out = forward_backward.smooth(*chain, None, method)
+    out = jax.jit(lambda *chain: forward_backward.smooth(*chain, None, method))(*chain)
     np.testing.assert_allclose(out.log_norm, [3000 + np.log(0.5)], rtol=1e-6)
     np.testing.assert_allclose(out.posterior[:, 0, 1], 1.0)
-    lanes = jax.vmap(lambda a: forward_backward.smooth(a, *chain[1:], None, method).log_norm)
+    lanes = jax.jit(jax.vmap(lambda a: forward_backward.smooth(a, *chain[1:], None, method).log_norm))
     np.testing.assert_allclose(
         lanes(np.array([[0.5, 0.5], [1.0, 0.0]], dtype))[:, 0], [3000 + np.log(0.5), 1000], rtol=1e-6
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ground_support import columns, rows_of
+from ground_support import columns, require_reached, rows_of, slow
 from scipy.stats import multivariate_t, nbinom
 from sklearn.datasets import load_iris
 from sklearn.decomposition import FactorAnalysis
@@ -97,11 +97,35 @@ def test_ppca_is_its_closed_form(float64):
     np.testing.assert_allclose(model.component.covariance(result.params.components)[0], covariance, rtol=1e-8)
 
 
+FACTOR_NOISE = {"mixture_ppca": "spherical", "ppca": "spherical", "one diagonal shared by all components": "tied"}
+
+
+def _factor_case(case):
+    """(model, x) of a case."""
+    x = columns(rows_of(case), case["columns"])
+    if case["options"].get("standardise", "none") != "none":
+        x = (x - x.mean(0)) / x.std(0)
+    noise = FACTOR_NOISE.get(case["model"]) or FACTOR_NOISE.get(case["options"].get("noise"), "diag")
+    return jaxem.Mixture(jaxem.FactorAnalyzer(case["n_factors"], noise), case.get("k") or 1), x
+
+
 def test_mixture_of_factor_analysers(ground, float64):
     case = next(case for case in ground("factors") if case["id"] == "mfa-shared-iris-3-1")
-    model = jaxem.Mixture(jaxem.FactorAnalyzer(1, "tied"), 3)
-    best, _ = jaxem.fit_restarts(model, columns(rows_of(case), case["columns"]), jax.random.key(0), n_restarts=32)
+    model, x = _factor_case(case)
+    best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=32)
     assert float(best.log_lik) > case["log_lik"] - case["tolerance"]
+
+
+def test_degrees_of_freedom_of_factors(ground):
+    """A rotation of the factors changes nothing and is not counted."""
+    for case in ground("factors"):
+        model, x = _factor_case(case)
+        assert jaxem.n_free_params(model, model.init(jax.random.key(0), x)) == case["n_params"], case["id"]
+
+
+@slow
+def test_all_factor_optima(ground, float64):
+    require_reached(ground("factors"), _factor_case)
 
 
 def test_options_are_named():

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlogy
 
 from jaxem import linalg, starts
 from jaxem.constraints import Real
@@ -138,6 +139,10 @@ class GatedMixture(Model):
 
     def constraints(self):
         return GatedParams(Real(), self.component.constraints())
+
+    def assignment_entropy(self, resp):
+        resp = self.posterior_of(resp)
+        return -xlogy(resp, resp).sum(-1)
 
     def posterior_of(self, resp):
         return resp.resp if isinstance(resp, GatedLatent) else resp

@@ -271,8 +271,11 @@ class HMM(Model):
         chain = xlogy(stats.initial, self._initial(params)).sum() + xlogy(stats.transitions, params.transition).sum()
         return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
 
+    def assignment_entropy(self, resp):
+        return -_expected_log_posterior(resp, resp)
+
     def latent_entropy(self, resp):
-        entropy = -_expected_log_posterior(resp, resp)
+        entropy = self.assignment_entropy(resp)
         if resp.emission is None:
             return entropy
         return entropy + self._expected(self.emission.latent_entropy(resp.emission), resp)

@@ -115,9 +115,13 @@ class Mixture(Model):
         weights = jax.scipy.special.xlogy(stats.count, params.weights).sum()
         return weights + self.component.expected_log_joint(params.components, stats)
 
+    def assignment_entropy(self, resp):
+        resp = self.posterior_of(resp)
+        return -jax.scipy.special.xlogy(resp, resp).sum(-1)
+
     def latent_entropy(self, resp):
+        entropy = self.assignment_entropy(resp)
         resp, own = resp if isinstance(resp, Latent) else (resp, None)
-        entropy = -jax.scipy.special.xlogy(resp, resp).sum(-1)
         return entropy if own is None else entropy + (resp * self.component.latent_entropy(own)).sum(-1)
 
     def latent_divergence(self, resp, other):
