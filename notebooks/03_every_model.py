@@ -34,7 +34,7 @@ rng = np.random.default_rng(0)
 member = rng.integers(2, size=400)  # the hidden group of every simulated row
 
 
-def fit(name, model, x, n_restarts=16):
+def fit(name, model, x, n_restarts=8):
     """Fit, say one line about it, and return the params of the best restart."""
     best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=n_restarts)
     n_best = jaxem.optima(every)[0].n_restarts
@@ -52,7 +52,7 @@ def fit(name, model, x, n_restarts=16):
 
 # %%
 faithful = jaxem.datasets.old_faithful()
-for covariance in ("full", "tied", "diag", "spherical", "diag_tied", "spherical_tied"):
+for covariance in ("full", "tied", "diag"):
     fit(f"gaussian_mixture(2, {covariance!r})", jaxem.gaussian_mixture(2, covariance), faithful)
 
 # %% [markdown]
@@ -91,6 +91,9 @@ axes[3].set(title="directions (von Mises-Fisher)", aspect="equal")
 plt.show()
 
 # %% [markdown]
+# Left, a plain mixture spends one of its two components on the outliers, and the two kinds of eruption become one. The
+# other two keep them apart; the third also says which rows it takes for noise.
+#
 # ## Counts and times
 #
 # The number of deaths of women over 80 that *The Times* reported on each of 1,096 days: two Poissons, -1989.9459 in
@@ -109,7 +112,7 @@ fit("negative_binomial_mixture(2)", jaxem.negative_binomial_mixture(2), spread)
 fit("geometric_mixture(2)", jaxem.geometric_mixture(2), rng.geometric(np.where(member, 0.7, 0.1)) - 1)
 zeros = np.where(rng.random(400) < 0.3, 0, rng.poisson(4.0, 400))
 inflated = fit("zero_inflated_poisson()", jaxem.zero_inflated_poisson(), zeros)
-print("    certain zeros", np.round(inflated.weights[0], 3), "(drawn with 0.3)")
+print(f"    certain zeros {inflated.weights[0]:.3f} (drawn with 0.3)")
 
 times = rng.gamma(4.0, np.where(member, 0.5, 3.0))
 for name, model in {
@@ -184,10 +187,17 @@ fit("gaussian_hmm(2)", jaxem.gaussian_hmm(2), faithful)
 fit("poisson_hmm(3)", jaxem.poisson_hmm(3), jaxem.datasets.earthquakes())
 long = (faithful[:, 0] > 3).astype(float)
 fit("categorical_hmm(2, 2)", jaxem.categorical_hmm(2, 2), long)
-walk = np.cumsum(rng.normal(size=(200, 1)), 0) * [1.0, -0.5, 0.3] + 0.5 * rng.normal(size=(200, 3))
 space = jaxem.StateSpace(1)
-smooth = fit("StateSpace(1)", space, walk, n_restarts=4)
-print("    the state explains", np.round(np.corrcoef(space.posterior(smooth, walk)[:, 0], walk[:, 0])[0, 1] ** 2, 3))
+truth = jaxem.StateSpaceParams(
+    mean=np.zeros(1), cov=np.ones((1, 1)), transition=np.array([[0.9]]),
+    loadings=np.array([[1.0], [-0.5], [0.3]]), offset=np.zeros(3), noise=np.full(3, 0.64),
+)  # fmt: skip
+states, views = space.sample_joint(truth, jax.random.key(1), 20, t=30)
+smooth = fit("StateSpace(1)", space, views, n_restarts=4)
+found = np.asarray(space.posterior(smooth, views))
+seen, known = (np.corrcoef(np.ravel(a), np.ravel(states))[0, 1] for a in (views[..., 0], found))
+print(f"    memory {smooth.transition[0, 0]:.2f} (drawn with 0.9)")
+print(f"    correlation with the hidden state: first column {seen:.3f}, smoothed {abs(known):.3f}")
 
 # %% [markdown]
 # ## Continuous latents

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Warnings are errors (see pyproject.toml)."""
 
+import gc
 import json
 import os
 from importlib.metadata import version
@@ -13,6 +14,9 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
 
 import jax
 import pytest
+
+# Tracing makes many objects that live for long: looking for garbage among them takes a tenth of the time.
+gc.set_threshold(100_000, 50, 50)
 
 GROUND = Path(__file__).parents[2] / "shared" / "ground"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import matplotlib
 import pytest
+import zoo
 
 import jaxem
 
@@ -76,3 +77,8 @@ def test_every_public_name_is_described():
     names = [name for name in vars(jaxem) if not name.startswith("_")]
     undescribed = [name for name in names if not getattr(jaxem, name).__doc__]
     assert not undescribed
+
+
+def test_the_table_of_models_is_that_of_the_zoo():
+    """Run `python tests/zoo.py` and put what it prints into README.md."""
+    assert zoo.table() in (ROOT / "README.md").read_text()

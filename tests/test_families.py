@@ -399,6 +399,29 @@ def test_newton_from_far_starts(far, float64):
 # --- components of different families, mixed columns -----------------------------------------------------------------
 
 
+def test_the_derived_m_step_has_derivatives(float64):
+    """Forwards and in reverse: those of its solution, here the natural parameters of a normal."""
+
+    def closed(moments):
+        var = moments[1] - moments[0] ** 2
+        return jnp.stack([moments[0] / var, -0.5 / var])
+
+    def log_partition(eta):
+        return -(eta[0] ** 2) / (4 * eta[1]) - 0.5 * jnp.log(-2 * eta[1])
+
+    moments, start = jnp.array([1.5, 4.0]), jnp.array([0.0, -0.5])
+    want = jax.jacobian(closed)(moments)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jacobian(lambda m: solve_moments(log_partition, m, start))(moments), want, rtol=1e-8)
+
+
+def test_a_mean_on_the_boundary_ends_far_out_and_finite(float64):
+    """No rate but 0 gives zeros only: the log rate goes down until nothing changes."""
+    eta = solve_moments(lambda eta: jnp.exp(eta[0]), jnp.zeros(1), jnp.zeros(1))
+    assert np.isfinite(eta).all()
+    assert eta[0] < -30
+
+
 def test_noise_takes_the_outliers(float64):
     """One step of the mixture by brute force, and the fit: two clusters found under a third of noise."""
     clusters = np.concatenate([RNG.normal([0, 0], 0.1, (60, 2)), RNG.normal([3, 3], 0.1, (60, 2))])

@@ -20,6 +20,8 @@ NEED_DRAWS = "too spread"
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
 def test_laws(row, dtype):
+    if row.variant and dtype == "float32" and not os.environ.get("JAXEM_SLOW_TESTS"):
+        pytest.skip("a variant of other rows: in float32 with JAXEM_SLOW_TESTS=1")
     x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), row.data())
     report = check_model(
         row.model,

@@ -7,6 +7,9 @@ import jupytext
 import nbformat
 import pytest
 
+import jaxem
+import jaxem.presets
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAX_BYTES = 400_000
@@ -15,6 +18,8 @@ MAX_BYTES = 400_000
 PUBLISHED = {
     "01_quick_start": ("-1126.316", "2314.30"),
     "02_what_em_does": ("4.65591  1.08316  0.81879  0.81137  0.55459", "-38.913372", "-38.923602"),
+    "03_every_model": ("-1989.946", "-328.527", "8901.77"),
+    "04_hidden_markov": ("391.9189", "342.3183   342.3183", "329.4603   329.4603", "341.8787", "328.5275"),
 }
 
 sys.path.insert(0, str(FOLDER))
@@ -47,6 +52,13 @@ def test_committed_with_outputs_and_small(path):
     assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
     assert not [output.text for output in outputs if output.get("name") == "stderr"]  # no warnings on show
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_every_preset_is_in_the_notebook_of_every_model():
+    text = (FOLDER / "03_every_model.py").read_text()
+    presets = [name for name in dir(jaxem.presets) if callable(getattr(jaxem, name, None)) and name.islower()]
+    assert len(presets) > 20
+    assert [name for name in presets if f"jaxem.{name}(" not in text] == []
 
 
 @by_name

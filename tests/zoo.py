@@ -40,6 +40,7 @@ class Row(NamedTuple):
     data: makes x (float64). reference: (params, x) -> log p(x_i) [n], by code that is not ours.
     affine: x -> (changed x, log volume per row) under which the model is equivariant.
     skipped: parts of the descriptions of those checks that do not apply to it.
+    variant: shares its code with other rows, and is tried in one dtype only unless slow tests are asked for.
     shown: its place in the README's table of models: (group, what one writes, or "" for one that is shown already).
     """
 
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     affine: Callable | None = None
     exact_m_step: bool = True
     skipped: tuple[str, ...] = ()
+    variant: bool = False
     shown: tuple[str, str] = ("", "")
 
 
@@ -214,14 +216,15 @@ def student_t(covariance, df):
         lambda: data.groups(90, 2),
         student_t_mixture(covariance),
         AFFINE[covariance],
+        variant=covariance != "full",
         shown=(VECTORS, "student_t_mixture(k, covariance, df)"),
     )
 
 
-def factors(name, model, make, shown, *, exact_m_step=True):
+def factors(name, model, make, shown, *, exact_m_step=True, variant=False):
     reference = factor_mixture(model.component.noise)
     skipped = (AFFINE_CHANGE,) if exact_m_step else (AFFINE_CHANGE, EXACT)
-    return Row(name, model, make, reference, exact_m_step=exact_m_step, skipped=skipped, shown=shown)
+    return Row(name, model, make, reference, exact_m_step=exact_m_step, skipped=skipped, variant=variant, shown=shown)
 
 
 OTHERS = (
@@ -243,6 +246,7 @@ OTHERS = (
         lambda coef, x: poisson.logpmf(x[1], np.exp(x[0] @ coef + x[2])),
         (GIVEN, "poisson_regression_mixture(k)"),
         skipped=(DRAWS, BOUND),
+        variant=True,
     ),
     one(
         "logistic-regression",
@@ -265,6 +269,7 @@ OTHERS = (
         lambda: data.groups(90, 4),
         (FACTORS, "factor_analysis(n_factors)"),
         exact_m_step=False,
+        variant=True,
     ),
     factors("ppca", jaxem.ppca(1), lambda: data.groups(90, 4), (FACTORS, "ppca(n_factors)")),
     factors(
@@ -307,6 +312,7 @@ COMPOSITIONS = (
         lambda: data.groups(90, 2),
         reference=mixture_of_mixtures,
         skipped=(AFFINE_CHANGE,),
+        variant=True,
         shown=(COMPOSED, "Mixture(Mixture(family, m), k)"),
     ),
     Row(
@@ -325,6 +331,7 @@ COMPOSITIONS = (
         reference=lambda params, x: gaussian_joint("full", params, x).max(1),
         affine=AFFINE["full"],
         skipped=("hard posterior", "log density"),
+        variant=True,
         shown=(HARD, "Hard(model)"),
     ),
 )
@@ -333,7 +340,7 @@ COMPOSITIONS = (
 # --- sequences ------------------------------------------------------------------------------------------------------
 
 
-def chain(name, model, make, reference, shown, *, skipped=()):
+def chain(name, model, make, reference, shown, *, skipped=(), variant=False):
     missing = () if reference else (REFERENCE,)
     return Row(
         name, model, make, reference, skipped=(AFFINE_CHANGE, DRAWS, *missing, *skipped), shown=(SEQUENCES, shown)
@@ -354,6 +361,7 @@ CHAINS = (
         data.ragged_sequences,
         hmmlearn_scores(of_gaussians),
         "gaussian_hmm(n_states, covariance)",
+        variant=True,
     ),
     chain(
         "poisson-hmm",
@@ -368,6 +376,7 @@ CHAINS = (
         data.count_sequences,
         hmmlearn_scores(of_counts),
         "poisson_hmm(n_states)",
+        variant=True,
     ),
     chain(
         "categorical-hmm",
@@ -383,6 +392,7 @@ CHAINS = (
         data.vector_sequences,
         None,
         "HMM(family or model, n_states)",
+        variant=True,
     ),
     chain(
         "hmm-of-mixtures",
@@ -390,6 +400,7 @@ CHAINS = (
         data.vector_sequences,
         None,
         "HMM(family or model, n_states)",
+        variant=True,
     ),
     chain(
         "mixture-of-hmms",
