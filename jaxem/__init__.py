@@ -14,6 +14,7 @@ from jaxem.families.factor_analysis import FactorAnalyzer, FactorParams
 from jaxem.families.gamma import Gamma, GammaParams
 from jaxem.families.gaussian import Gaussian, GaussianParams
 from jaxem.families.geometric import Geometric, GeometricParams
+from jaxem.families.hull import HullParams, UniformHull
 from jaxem.families.log_normal import LogNormal, LogNormalParams
 from jaxem.families.log_partition import LogPartitionFamily, NaturalParams
 from jaxem.families.multinomial import Multinomial, MultinomialParams

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.spatial
 import scipy.special
 import scipy.stats
 
 import jaxem
 from jaxem.families import special
+from jaxem.families.hull import HullParams
 from jaxem.families.log_partition import Columns, LogPartitionFamily, Negative, Positive, Real, solve_moments
 from jaxem.families.von_mises_fisher import solve_concentration
 
@@ -503,3 +505,34 @@ def test_samples_have_the_expected_statistics(float64):
             fitted = family.maximize(stats)
             for got, want in zip(jax.tree.leaves(fitted), jax.tree.leaves(params), strict=True):
                 np.testing.assert_allclose(got[j], want[j], rtol=0.15, atol=0.03, err_msg=name)
+
+
+def test_noise_over_the_hull(float64):
+    """Of a cloud with one far row: the hull is smaller than the box, holds every row, and its draws fill it."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(200, 2)), [[9.0, 9.0]]]) * [1.0, 1e4] + [1e3, 0.0]
+    noise = jaxem.UniformHull.around(x)
+    hull = scipy.spatial.ConvexHull(x / [1.0, 1e4])
+    np.testing.assert_allclose(np.exp(noise.log_size), hull.volume * 1e4, rtol=1e-9)
+    params = HullParams(np.full(1, noise.log_size))
+    outside = x[hull.vertices] + 0.01 * (x[hull.vertices] - x.mean(0))
+    assert (np.asarray(noise.e_step(params, x).log_prob) == -noise.log_size).all()
+    assert np.isneginf(noise.e_step(params, outside).log_prob).all()
+    draws = np.asarray(noise.sample(params, jax.random.key(0), 4000))[:, 0]
+    assert np.isfinite(noise.e_step(params, draws).log_prob).all()
+    # The share of a half-plane, counted in an even grid of points inside.
+    grid = np.stack(np.meshgrid(*np.linspace(x.min(0), x.max(0), 200).T), -1).reshape(-1, 2)
+    grid = grid[np.isfinite(noise.e_step(params, grid).log_prob)[:, 0]]
+    assert abs((draws[:, 0] > 1002).mean() - (grid[:, 0] > 1002).mean()) < 0.03
+    box, _ = jaxem.fit_restarts(
+        jaxem.gaussian_mixture_with_noise(1, x.min(0), x.max(0)), x, jax.random.key(0), n_restarts=4
+    )
+    model = jaxem.Mixture(jaxem.OneOf((jaxem.Gaussian(), noise), (1, 1)), 2)
+    best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=4)
+    assert best.log_lik > box.log_lik
+    assert model.predict(best.params, x)[-1] == 1
+
+
+def test_a_flat_hull_is_named():
+    with pytest.raises(ValueError, match="x: expected two or more columns"):
+        jaxem.UniformHull.around(np.ones((10, 2)))

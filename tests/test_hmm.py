@@ -392,6 +392,15 @@ def test_bad_data(model, x, message):
         model.init(jax.random.key(0), x)
 
 
+def test_a_value_outside_the_support_is_named_by_its_place():
+    x = np.ones((3, 10))
+    x[1, 4] = -2
+    with pytest.raises(ValueError, match=r"counts .*; time 4 of sequence 1 holds -2. \(1 of 30"):
+        jaxem.fit_restarts(jaxem.poisson_hmm(2), x, jax.random.key(0), n_restarts=2)
+    with pytest.raises(ValueError, match=r"categories coded from 0 to 2; time 4 holds -2"):
+        jaxem.fit_restarts(jaxem.categorical_hmm(2, 3), x[1], jax.random.key(0), n_restarts=2)
+
+
 def test_bad_options():
     with pytest.raises(ValueError, match="initial: expected 'free'"):
         jaxem.poisson_hmm(2, initial="uniform")

@@ -102,3 +102,10 @@ def test_a_start_of_the_wrong_shape_is_named():
     wrong = params._replace(emissions=params.emissions._replace(weights=params.emissions.weights[:, :1]))
     with pytest.raises(ValueError, match=r"start\.weights: expected shape \(2,\)"):
         jaxem.fit(model, x, wrong)
+
+
+@pytest.mark.parametrize("make", [jaxem.Mixture, jaxem.HMM])
+@pytest.mark.parametrize("component", ["gaussian", jaxem.Gaussian, None])
+def test_what_is_no_component_is_named(make, component):
+    with pytest.raises(ValueError, match="component: expected a family such as"):
+        make(component, 2)

@@ -5,6 +5,17 @@ import numpy as np
 from jaxem.inputs import first_bad_row
 
 
+class RowError(ValueError):
+    """A row that the family cannot have produced; `place` is how people call it, and `at` gives it another name."""
+
+    def __init__(self, name, expected, row, found, place):
+        super().__init__(f"{name}: expected {expected}; {place} holds {found}")
+        self.row, self.parts = row, (name, expected, row, found)
+
+    def at(self, place):
+        return RowError(*self.parts, place)
+
+
 def check_numbers(x, name="x"):
     """One number per row; anything else raises and says what to write. Only shapes are looked at."""
     shape = np.shape(x) if hasattr(x, "shape") else ()
@@ -48,7 +59,7 @@ def require(ok, x, expected, name="x"):
         return
     count, row = first_bad_row(~ok)
     value = np.array2string(np.asarray(x[row]), threshold=8, precision=6)
-    raise ValueError(f"{name}: expected {expected}; row {row} holds {value} ({count} of {len(x)} rows are wrong)")
+    raise RowError(name, expected, row, f"{value} ({count} of {len(x)} rows are wrong)", f"row {row}")
 
 
 def require_counts(x, name="x"):

@@ -10,6 +10,7 @@ from jax.scipy.special import xlogy
 from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
 from jaxem.exponential_family import map_components
+from jaxem.families.support import RowError
 from jaxem.latent import forward_backward, markov
 from jaxem.latent.mixture import EMPTY_BELOW
 from jaxem.latent.nested import as_family
@@ -400,7 +401,12 @@ class HMM(Model):
 
     def check(self, x, params=None):
         self._check_size(params)
-        self.emission.check(time_rows(self.rows(x)), None if params is None else params.emissions)
+        x = self.rows(x)
+        try:
+            self.emission.check(time_rows(x), None if params is None else params.emissions)
+        except RowError as error:
+            time, sequence = divmod(error.row, x.shape[0])
+            raise error.at(f"time {time}" + ("" if x.single is not None else f" of sequence {sequence}")) from None
 
     def check_shapes(self, x, params=None):
         self._check_size(params)

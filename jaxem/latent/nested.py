@@ -164,4 +164,6 @@ class Nested(Family):
 
 def as_family(component):
     """A component as a family: a model that is not one is put into `Nested`."""
-    return Nested(component) if isinstance(component, Model) and not isinstance(component, Family) else component
+    if not isinstance(component, Model):
+        raise ValueError(f"component: expected a family such as jaxem.Gaussian(), or a model; got {component!r}")
+    return component if isinstance(component, Family) else Nested(component)
