@@ -48,8 +48,34 @@ def ground():
     return load
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    """Compiled programs hold on to memory maps, of which a process may have only so many (65,530 on Linux)."""
-    yield
+#: Compiled programs hold on to some ten memory maps each, of which a process may have only so many (65,530 on Linux).
+MAX_PROGRAMS = 2500
+
+_programs: list[str] = []
+
+
+def _count(event, *_, fun_name="", **__):
+    if event.endswith("backend_compile_duration"):
+        _programs.append(fun_name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def _forget_programs():
     jax.clear_caches()
+    gc.collect()
+    _programs.clear()
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    yield
+    if len(_programs) > MAX_PROGRAMS:
+        _forget_programs()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_programs_of_other_modules():
+    yield
+    _forget_programs()

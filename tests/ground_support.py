@@ -23,6 +23,18 @@ def columns(rows, names):
     return np.array([[float(row[name]) for name in names] for row in rows]).reshape(len(rows), len(names))
 
 
+def require_trace(case, model, x, start, weights=None):
+    """The log-likelihood after t steps from `start`, for every t that the case states, to 1e-8."""
+    steps = {int(t): value for t, value in case["log_lik"].items()}
+    fit = jaxem.fit(model, x, start, weights=weights, tol=0.0, max_steps=max(steps))
+    weights = np.ones(len(jax.tree.leaves(x)[0])) if weights is None else weights
+    history = np.concatenate([[np.dot(weights, model.log_prob(start, x))], fit.history[: int(fit.n_steps)]])
+    for t, expected in steps.items():
+        # A fit may end before t where no step gains anything any more.
+        value = history[min(t, len(history) - 1)]
+        assert abs(value - expected) <= 1e-8 * abs(expected), (case["id"], t, value, expected)
+
+
 def gap(case, model, x, n_restarts=64, **options):
     """How far above the trusted log-likelihood the best of the restarts is, in nats."""
     options = {"tol": 1e-11, "max_steps": 20_000} | options
