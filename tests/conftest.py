@@ -48,8 +48,8 @@ def ground():
     return load
 
 
-#: Compiled programs hold on to some ten memory maps each, of which a process may have only so many (65,530 on Linux).
-MAX_PROGRAMS = 2500
+#: Compiled programs hold on to some fifty memory maps each, of which a process may have only so many (65,530 on Linux).
+MAX_PROGRAMS = 600
 
 _programs: list[str] = []
 

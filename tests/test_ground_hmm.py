@@ -14,11 +14,8 @@ import jaxem
 #: Cases that 64 default restarts are asked to reach in a quick run; the others take a slow one.
 QUICK = (
     "hmm-earthquakes-free-3",
-    "hmm-earthquakes-uniform-2",
     "hmm-earthquakes-stationary-3",
-    "hmm-speed-rt-3",
     "hmm-ragged-gaussian-tied-3",
-    "hmm-beavers-3",
     "hmm-geyser-both-full-3",
 )
 

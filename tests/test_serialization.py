@@ -248,7 +248,10 @@ def put(*where, value):
         (put("tree", "model", "class", value=["Mixture"]), "unknown type"),
         (put("tree", "model", "fields", "n_components", value=0), "Mixture refuses its fields"),
         (put("tree", "model", "fields", "n_components", value={"list": [2]}), "Mixture refuses its fields"),
-        (put("tree", "model", "fields", "component", value="Gaussian"), "no attribute 'constraints'"),
+        (
+            put("tree", "model", "fields", "component", value="Gaussian"),
+            "Mixture refuses its fields .component: expected a family",
+        ),
         (put("tree", "model", "fields", "more", value=1), "Mixture has the fields .*more"),
         (lambda header: header["tree"]["model"]["fields"].pop("component"), "Mixture has the fields"),
         (put("tree", "model", value=None), "model: expected a jaxem.Model; got NoneType"),

@@ -40,7 +40,7 @@ class Row(NamedTuple):
     data: makes x (float64). reference: (params, x) -> log p(x_i) [n], by code that is not ours.
     affine: x -> (changed x, log volume per row) under which the model is equivariant.
     skipped: parts of the descriptions of those checks that do not apply to it.
-    variant: shares its code with other rows, and is tried in one dtype only unless slow tests are asked for.
+    core: tried in both dtypes in every run; the others in one of them, and in both when slow tests are asked for.
     shown: its place in the README's table of models: (group, what one writes, or "" for one that is shown already).
     """
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     affine: Callable | None = None
     exact_m_step: bool = True
     skipped: tuple[str, ...] = ()
-    variant: bool = False
+    core: bool = False
     shown: tuple[str, str] = ("", "")
 
 
@@ -92,6 +92,7 @@ def gaussian(covariance, d, k=3, n=90):
         lambda: data.groups(n, d, k),
         reference=lambda params, x: logsumexp(gaussian_joint(covariance, params, x), axis=1),
         affine=AFFINE[shape],
+        core=covariance in ("full", "tied", "diag", "spherical") and d > 1,
         shown=(VECTORS, "gaussian_mixture(k, covariance)"),
     )
 
@@ -117,6 +118,7 @@ FAMILIES = (
         data.counts,
         lambda rate, x: poisson.logpmf(x, rate),
         (NUMBERS, "poisson_mixture(k, exposure)"),
+        core=True,
         skipped=(DRAWS,),  # in standard units counts carry exposures, which `sample` does not draw
     ),
     one(
@@ -216,15 +218,14 @@ def student_t(covariance, df):
         lambda: data.groups(90, 2),
         student_t_mixture(covariance),
         AFFINE[covariance],
-        variant=covariance != "full",
         shown=(VECTORS, "student_t_mixture(k, covariance, df)"),
     )
 
 
-def factors(name, model, make, shown, *, exact_m_step=True, variant=False):
+def factors(name, model, make, shown, *, exact_m_step=True):
     reference = factor_mixture(model.component.noise)
     skipped = (AFFINE_CHANGE,) if exact_m_step else (AFFINE_CHANGE, EXACT)
-    return Row(name, model, make, reference, exact_m_step=exact_m_step, skipped=skipped, variant=variant, shown=shown)
+    return Row(name, model, make, reference, exact_m_step=exact_m_step, skipped=skipped, shown=shown)
 
 
 OTHERS = (
@@ -237,6 +238,7 @@ OTHERS = (
         data.line_targets,
         lambda coef, var, x: norm.logpdf(x[1], x[0] @ coef, np.sqrt(var)),
         (GIVEN, "linear_regression_mixture(k)"),
+        core=True,
         skipped=(DRAWS,),
     ),
     one(
@@ -246,7 +248,6 @@ OTHERS = (
         lambda coef, x: poisson.logpmf(x[1], np.exp(x[0] @ coef + x[2])),
         (GIVEN, "poisson_regression_mixture(k)"),
         skipped=(DRAWS, BOUND),
-        variant=True,
     ),
     one(
         "logistic-regression",
@@ -269,7 +270,6 @@ OTHERS = (
         lambda: data.groups(90, 4),
         (FACTORS, "factor_analysis(n_factors)"),
         exact_m_step=False,
-        variant=True,
     ),
     factors("ppca", jaxem.ppca(1), lambda: data.groups(90, 4), (FACTORS, "ppca(n_factors)")),
     factors(
@@ -312,7 +312,6 @@ COMPOSITIONS = (
         lambda: data.groups(90, 2),
         reference=mixture_of_mixtures,
         skipped=(AFFINE_CHANGE,),
-        variant=True,
         shown=(COMPOSED, "Mixture(Mixture(family, m), k)"),
     ),
     Row(
@@ -331,7 +330,6 @@ COMPOSITIONS = (
         reference=lambda params, x: gaussian_joint("full", params, x).max(1),
         affine=AFFINE["full"],
         skipped=("hard posterior", "log density"),
-        variant=True,
         shown=(HARD, "Hard(model)"),
     ),
 )
@@ -340,7 +338,7 @@ COMPOSITIONS = (
 # --- sequences ------------------------------------------------------------------------------------------------------
 
 
-def chain(name, model, make, reference, shown, *, skipped=(), variant=False):
+def chain(name, model, make, reference, shown, *, skipped=(), core=False):
     missing = () if reference else (REFERENCE,)
     return Row(
         name, model, make, reference, skipped=(AFFINE_CHANGE, DRAWS, *missing, *skipped), shown=(SEQUENCES, shown)
@@ -354,6 +352,7 @@ CHAINS = (
         data.vector_sequences,
         hmmlearn_scores(of_gaussians),
         "gaussian_hmm(n_states, covariance)",
+        core=True,
     ),
     chain(
         "gaussian-hmm-ragged",
@@ -361,7 +360,6 @@ CHAINS = (
         data.ragged_sequences,
         hmmlearn_scores(of_gaussians),
         "gaussian_hmm(n_states, covariance)",
-        variant=True,
     ),
     chain(
         "poisson-hmm",
@@ -376,7 +374,6 @@ CHAINS = (
         data.count_sequences,
         hmmlearn_scores(of_counts),
         "poisson_hmm(n_states)",
-        variant=True,
     ),
     chain(
         "categorical-hmm",
@@ -392,7 +389,6 @@ CHAINS = (
         data.vector_sequences,
         None,
         "HMM(family or model, n_states)",
-        variant=True,
     ),
     chain(
         "hmm-of-mixtures",
@@ -400,7 +396,6 @@ CHAINS = (
         data.vector_sequences,
         None,
         "HMM(family or model, n_states)",
-        variant=True,
     ),
     chain(
         "mixture-of-hmms",
