@@ -11,7 +11,6 @@ import scipy.stats
 
 import jaxem
 from jaxem.families import special
-from jaxem.families.hull import HullParams
 from jaxem.families.log_partition import Columns, LogPartitionFamily, Negative, Positive, Real, solve_moments
 from jaxem.families.von_mises_fisher import solve_concentration
 
@@ -514,7 +513,7 @@ def test_noise_over_the_hull(float64):
     noise = jaxem.UniformHull.around(x)
     hull = scipy.spatial.ConvexHull(x / [1.0, 1e4])
     np.testing.assert_allclose(np.exp(noise.log_size), hull.volume * 1e4, rtol=1e-9)
-    params = HullParams(np.full(1, noise.log_size))
+    params = noise.maximize(noise.sufficient_statistics(None, x, np.ones((len(x), 1))))
     outside = x[hull.vertices] + 0.01 * (x[hull.vertices] - x.mean(0))
     assert (np.asarray(noise.e_step(params, x).log_prob) == -noise.log_size).all()
     assert np.isneginf(noise.e_step(params, outside).log_prob).all()

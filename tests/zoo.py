@@ -284,6 +284,8 @@ OTHERS = (
 
 # --- compositions ---------------------------------------------------------------------------------------------------
 
+AROUND = jaxem.UniformHull.around(data.groups(90, 2, 2))
+
 COMPOSITIONS = (
     Row(
         "gaussian-with-noise",
@@ -291,6 +293,13 @@ COMPOSITIONS = (
         lambda: data.groups(90, 2, 2),
         skipped=(AFFINE_CHANGE, REFERENCE, "different families", DRAWS),
         shown=(COMPOSED, "gaussian_mixture_with_noise(k, low, high)"),
+    ),
+    Row(
+        "gaussian-with-hull-noise",
+        jaxem.Mixture(jaxem.OneOf((jaxem.Gaussian("diag"), AROUND), (2, 1)), 3),
+        lambda: data.groups(90, 2, 2),
+        skipped=(AFFINE_CHANGE, REFERENCE, "different families", DRAWS),
+        shown=(COMPOSED, "Mixture(OneOf(families, sizes), k)"),
     ),
     Row(
         "zero-inflated-poisson",

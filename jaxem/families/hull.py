@@ -18,9 +18,16 @@ ROUNDING = 64
 
 
 class HullParams(NamedTuple):
-    """log_volume [k] of the hull, the same for every component; fits do not move it."""
+    """The hull, once for each of k components; fits do not move it.
 
+    normals [k, f, d] and offsets [k, f]: inside is where normals x + offsets <= 0. log_volume [k]. simplices
+    [k, s, d + 1, d]: a triangulation, for draws.
+    """
+
+    normals: Any
+    offsets: Any
     log_volume: Any
+    simplices: Any
 
 
 @model_class
@@ -31,8 +38,7 @@ class UniformHull(Family):
     rows that no other explains; Banfield and Raftery (1993), section 3.3. The hull of d columns has facets in numbers
     that grow fast with d: beyond five or so take a box.
 
-    normals [f, d] and offsets [f]: inside is where normals x + offsets <= 0. log_size: of the volume. simplices
-    [s, d + 1, d]: a triangulation, for draws.
+    The fields are the leaves of `HullParams` for one component, log_size being its log_volume.
 
     >>> import jax, jaxem
     >>> x = jaxem.datasets.old_faithful()
@@ -64,17 +70,17 @@ class UniformHull(Family):
         normals = hull.equations[:, :-1] / scale
         simplices = corners[Delaunay(corners).simplices] * scale + shift
         log_size = math.log(hull.volume) + np.log(scale).sum()
-        return cls(normals, hull.equations[:, -1] - normals @ shift, np.float64(log_size), simplices)
+        return cls(normals, hull.equations[:, -1] - normals @ shift, np.asarray(log_size), simplices)
 
     def _params(self, k, dtype):
-        return HullParams(jnp.full(k, self.log_size, dtype))
+        leaves = (jnp.asarray(leaf, dtype) for leaf in (self.normals, self.offsets, self.log_size, self.simplices))
+        return HullParams(*(jnp.broadcast_to(leaf, (k, *leaf.shape)) for leaf in leaves))
 
     def e_step(self, params, x):
-        normals, offsets = (jnp.asarray(leaf, x.dtype) for leaf in (self.normals, self.offsets))
-        beyond = jnp.dot(x, normals.T, precision=PRECISION) + offsets
-        size = jnp.abs(x) @ jnp.abs(normals).T + jnp.abs(offsets)
-        inside = (beyond <= ROUNDING * jnp.finfo(x.dtype).eps * size).all(1)
-        return EStep(None, jnp.where(inside[:, None], -params.log_volume, -jnp.inf))
+        beyond = jnp.einsum("nd,kfd->nkf", x, params.normals, precision=PRECISION) + params.offsets
+        size = jnp.einsum("nd,kfd->nkf", jnp.abs(x), jnp.abs(params.normals)) + jnp.abs(params.offsets)
+        inside = (beyond <= ROUNDING * jnp.finfo(x.dtype).eps * size).all(2)
+        return EStep(None, jnp.where(inside, -params.log_volume, -jnp.inf))
 
     def sufficient_statistics(self, resp, x, weights):
         return Count(weights.sum(0))
@@ -86,17 +92,12 @@ class UniformHull(Family):
         return -(stats.count * params.log_volume).sum()
 
     def constraints(self):
-        return HullParams(Fixed())
+        return HullParams(Fixed(), Fixed(), Fixed(), Fixed())
 
     def sample(self, params, key, n):
         """n rows of every component: [n, k, d]; a simplex by its volume, then a point of it."""
-        simplex_key, point_key = jax.random.split(key)
-        dtype, shape = params.log_volume.dtype, (n, len(params.log_volume))
-        corners = jnp.asarray(self.simplices, dtype)
-        size = jnp.abs(jnp.linalg.det(corners[:, 1:] - corners[:, :1]))
-        chosen = jax.random.choice(simplex_key, len(corners), shape, p=size / size.sum())
-        share = jax.random.dirichlet(point_key, jnp.ones(corners.shape[1], dtype), shape, dtype)
-        return jnp.einsum("nkc,nkcd->nkd", share, corners[chosen])
+        keys = jax.random.split(key, len(params.log_volume))
+        return jax.vmap(_draw, (0, 0, None), 1)(params.simplices, keys, n)
 
     def check_shapes(self, x, params=None):
         check_vectors(x)
@@ -104,8 +105,20 @@ class UniformHull(Family):
             raise ValueError(f"x: the hull has {np.shape(self.normals)[1]} dimensions; got {x.shape[1]} columns")
         if params is not None:
             require_shape("log_volume", params.log_volume, (None,))
+            require_shape("normals", params.normals, (None, *np.shape(self.normals)))
 
     def check(self, x, params=None):
         self.check_shapes(x, params)
         if params is not None and not np.allclose(params.log_volume, self.log_size, rtol=1e-5, atol=1e-5):
-            raise ValueError(f"start: the hull is the family's own, of log volume {self.log_size}; got {params}")
+            raise ValueError(
+                f"start: the hull is the family's own, of log volume {self.log_size}; got {params.log_volume}"
+            )
+
+
+def _draw(corners, key, n):
+    """n points [n, d] even over simplices [s, d + 1, d]: one of them by its volume, then a point of it."""
+    simplex_key, point_key = jax.random.split(key)
+    size = jnp.abs(jnp.linalg.det(corners[:, 1:] - corners[:, :1]))
+    chosen = jax.random.choice(simplex_key, len(corners), (n,), p=size / size.sum())
+    share = jax.random.dirichlet(point_key, jnp.ones(corners.shape[1], corners.dtype), (n,), corners.dtype)
+    return jnp.einsum("nc,ncd->nd", share, corners[chosen])
