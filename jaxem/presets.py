@@ -118,10 +118,11 @@ def categorical_mixture(n_components: int, n_categories) -> Mixture:
     return Mixture(Categorical(n_categories), n_components)
 
 
-def linear_regression_mixture(n_components: int, floor=None) -> Mixture:
+def linear_regression_mixture(n_components: int, floor=None, variance: str = "each") -> Mixture:
     """A mixture of linear regressions: x is (inputs [n, p], targets [n]); no intercept is added.
 
-    Params are `MixtureParams(weights, LinearRegressionParams(coef [k, p], var [k]))`. Quandt and Ramsey (1978).
+    variance: "each" component its own, or "tied". Params are
+    `MixtureParams(weights, LinearRegressionParams(coef [k, p], var))`, var [k], or [] tied. Quandt and Ramsey (1978).
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> t = jnp.linspace(0.0, 1.0, 60)
@@ -131,7 +132,7 @@ def linear_regression_mixture(n_components: int, floor=None) -> Mixture:
     >>> sorted(best.params.components.coef.round(0).tolist())
     [[0.0, 2.0], [3.0, -1.0]]
     """
-    return Mixture(LinearRegression(floor), n_components)
+    return Mixture(LinearRegression(floor, variance), n_components)
 
 
 def poisson_regression_mixture(n_components: int) -> Mixture:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from hmmlearn import hmm as hmmlearn
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, multivariate_t
+from scipy.stats import multivariate_normal, multivariate_t, norm
 
 import jaxem
 
@@ -64,6 +64,13 @@ def factor_mixture(noise_kind):
         return marginal(log_density)(params._replace(components=(mean, loadings, noise)), x)
 
     return reference
+
+
+def lines_of_one_variance(params, x):
+    """A mixture of linear regressions with one residual variance."""
+    coef, var = params.components
+    each = params._replace(components=(coef, np.broadcast_to(var, len(coef))))
+    return marginal(lambda b, v, x: norm.logpdf(x[1], x[0] @ b, np.sqrt(v)))(each, x)
 
 
 def mixture_of_mixtures(params, x):

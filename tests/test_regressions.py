@@ -61,6 +61,17 @@ def test_one_logistic_regression_with_trials_is_the_glm(inputs, float64):
     np.testing.assert_allclose(result.params.components.coef[0], theirs.params, rtol=1e-4)
 
 
+def test_a_tied_variance_is_that_of_all_residuals(inputs, float64):
+    y = inputs @ [1.0, -2.0, 0.003] + np.random.default_rng(1).normal(size=N)
+    model = jaxem.linear_regression_mixture(2, variance="tied")
+    fit = jaxem.fit(model, (inputs, y), model.init(jax.random.key(0), (inputs, y)), tol=1e-13)
+    coef, var = fit.params.components
+    resp = np.asarray(model.posterior(fit.params, (inputs, y)))
+    np.testing.assert_allclose(var, (resp * (y[:, None] - inputs @ np.asarray(coef).T) ** 2).sum() / N, rtol=1e-5)
+    with pytest.raises(ValueError, match="variance: expected 'each' or 'tied'"):
+        jaxem.linear_regression_mixture(2, variance="all")
+
+
 def test_densities(inputs, float64):
     z = inputs / [1, 1, 1e3]
     coef = np.array([[0.1, 0.2, 0.05], [1.0, -0.1, 0.0]])
@@ -85,7 +96,9 @@ def test_bad_targets_are_named(inputs):
 
 def _data(case):
     rows, names = rows_of(case), case["columns"]
-    x = np.concatenate([np.ones((len(rows), 1)), columns(rows, names["inputs"])], axis=1)
+    # Coefficients that all components share are those of one component where there is no other.
+    given = [*names["inputs"], *names.get("tied_inputs", [])]
+    x = np.concatenate([np.ones((len(rows), 1)), columns(rows, given)], axis=1)
     y = columns(rows, names["targets"])[:, 0]
     if "trials" in names:
         y = np.stack([y, columns(rows, [names["trials"]])[:, 0]], axis=1)
@@ -135,8 +148,13 @@ def test_all_trusted_fits(ground, float64):
     def model_of(case):
         if "gating" in case["columns"]:
             return _gated(case)
-        return MAKERS[case["model"]](case["k"]), _data(case)
+        options = {"variance": "tied"} if "sigma" in case["options"] else {}
+        return MAKERS[case["model"]](case["k"], **options), _data(case)
 
-    cases = [case for case in ground("families") if "regression" in case["model"] and "group" not in case["columns"]]
-    assert len(cases) > 30
+    def is_ours(case):
+        shared = "group" in case["columns"] or ("tied" in case["options"] and case["k"] > 1)
+        return "regression" in case["model"] and not shared
+
+    cases = [case for case in ground("families") if is_ours(case)]
+    assert len(cases) > 35
     require_reached(cases, model_of)

@@ -20,7 +20,7 @@ from jaxem.constraints import Positive, Real
 from jaxem.exponential_family import PRECISION, Family, alive_components
 from jaxem.families.special import log_poisson
 from jaxem.families.support import numbers, require, require_counts, require_shape, vectors
-from jaxem.model import EStep, model_class
+from jaxem.model import EStep, model_class, static
 
 #: Smallest residual variance of a linear regression, relative to that of one regression through all rows.
 DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
@@ -33,7 +33,7 @@ class RegressionParams(NamedTuple):
 
 
 class LinearRegressionParams(NamedTuple):
-    """coef [k, p]; var [k], the residual variances (maximum likelihood: divided by the summed responsibilities)."""
+    """coef [k, p]; var [k], the residual variances, or [] where it is tied (maximum likelihood: divided by n)."""
 
     coef: Any
     var: Any
@@ -220,9 +220,18 @@ class LinearRegression(Regression):
     """N(y | inputs @ coef_k, var_k): weighted least squares, exact in one M-step. DeSarbo and Cron (1988).
 
     floor: smallest residual variance, relative to that of one regression through all rows (None: by dtype).
+    variance: "each" component its own, or "tied".
     """
 
     floor: Any = None
+    variance: str = static(default="each")
+
+    def __post_init__(self):
+        if self.variance not in ("each", "tied"):
+            raise ValueError(f"variance: expected 'each' or 'tied'; got {self.variance!r}")
+
+    def component_axes(self):
+        return LinearRegressionParams(0, None if self.variance == "tied" else 0)
 
     def e_step(self, params, x):
         residual = x[1][:, None] - self.predictor(params, x)
@@ -240,7 +249,9 @@ class LinearRegression(Regression):
         count = jnp.where(stats.count > 0, stats.count, 1)
         floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
         floor = floor * stats.rest.sum() / stats.count.sum()
-        return LinearRegressionParams(coef, jnp.maximum((stats.rest - 2 * _explained(coef, stats)) / count, floor))
+        squares = stats.rest - 2 * _explained(coef, stats)
+        var = squares.sum() / stats.count.sum() if self.variance == "tied" else squares / count
+        return LinearRegressionParams(coef, jnp.maximum(var, floor))
 
     def draw(self, params, key, eta, x):
         return eta + jnp.sqrt(params.var) * jax.random.normal(key, eta.shape, eta.dtype)
@@ -251,9 +262,10 @@ class LinearRegression(Regression):
     def degenerate(self, params, n_points):
         """A line through a few rows, or rows exactly on a line; in units where one regression leaves variance 1."""
         p = params.coef.shape[-1]
-        pooled = n_points / n_points.sum() @ params.var
-        tight = (params.var <= 1e-3) & (params.var <= 0.1 * pooled)
-        sliver = (params.var <= 1e-4) & (params.var <= 1e-3 * pooled)
+        var = jnp.broadcast_to(params.var, n_points.shape)
+        pooled = n_points / n_points.sum() @ var
+        tight = (var <= 1e-3) & (var <= 0.1 * pooled)
+        sliver = (var <= 1e-4) & (var <= 1e-3 * pooled)
         return sliver | (tight & (n_points < 3 * (p + 2))) | (n_points < p + 1.5)
 
     def units(self, x, weights=None):
