@@ -52,7 +52,8 @@ def kmeans(n_clusters: int) -> Hard:
     >>> round(float(best.params.components.cov) * x.size)
     8902
     """
-    return Hard(Mixture(Gaussian("spherical_tied"), n_clusters, mixing="fixed"))
+    # Centres start where k-means++ puts them: the variance is that of all rows, and needs nothing spread.
+    return Hard(Mixture(Gaussian("spherical_tied"), n_clusters, mixing="fixed", start_spread=0.0))
 
 
 def student_t_mixture(n_components: int, covariance: str = "full", df="each", floor=None) -> Mixture:

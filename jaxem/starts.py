@@ -36,10 +36,11 @@ KINDS = tuple(RECIPES)
 SPREAD = 0.1
 
 
-def responsibilities(kind, key, z, weights, k, n_active=None):
+def responsibilities(kind, key, z, weights, k, n_active=None, share=SPREAD):
     """Random responsibilities [n, k] for rows at z [n, e], sample weights [n] or None; kind: an index into KINDS.
 
     n_active (may be traced): only the first so many components take part, and the start is that of k = n_active.
+    share: of every row, spread evenly over the components.
     """
     weights = jnp.ones(z.shape[0], z.dtype) if weights is None else weights
     far, n_lloyd, noise = (jnp.asarray(column)[kind] for column in zip(*RECIPES.values(), strict=True))
@@ -50,13 +51,13 @@ def responsibilities(kind, key, z, weights, k, n_active=None):
     centres = _centres(uniform[:k], z, weights, far)
     centres = jax.lax.fori_loop(0, n_lloyd, lambda _, c: _lloyd(z, weights, c, active), centres)
     if n_active is None:
-        spread, uniform = SPREAD / k, uniform[k:].reshape(n, k)
+        spread, uniform = share / k, uniform[k:].reshape(n, k)
     else:
         # The numbers that k = n_active would have drawn: a prefix of these, laid out in rows of n_active.
-        spread = SPREAD * active.astype(z.dtype) / n_active
+        spread = share * active.astype(z.dtype) / n_active
         position = n_active + jnp.arange(n)[:, None] * n_active + jnp.minimum(jnp.arange(k), n_active - 1)
         uniform = jnp.where(active, uniform[position], 0)
-    cells = (1 - SPREAD) * _nearest(z, centres, active) + spread
+    cells = (1 - share) * _nearest(z, centres, active) + spread
     random = -jnp.log1p(-uniform)
     noise = noise.astype(z.dtype)
     return (1 - noise) * cells + noise * random / random.sum(-1, keepdims=True)

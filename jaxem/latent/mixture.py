@@ -34,6 +34,7 @@ class Mixture(Model):
     M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
     component: a family, or any model, which then gets k copies (see `Nested`).
     mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
+    start_spread: share of every row that a random start spreads evenly over the components, see `jaxem.starts`.
 
     >>> import jax, jaxem
     >>> from jaxem.families.gaussian import Gaussian
@@ -46,6 +47,7 @@ class Mixture(Model):
     component: Any
     n_components: int = static()
     mixing: str = static(default="free")
+    start_spread: float = static(default=starts.SPREAD)
 
     start_kinds = starts.KINDS
 
@@ -80,7 +82,7 @@ class Mixture(Model):
         units = self.units(x, weights)
         z = self.to_units(units, x)
         rows = self.component.embed(z, weights)
-        resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active)
+        resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active, self.start_spread)
         resp = resp if weights is None else resp * weights[:, None]
         components = self.component.init_components(jax.random.fold_in(key, 1), z, resp)
         return self.params_from_units(units, MixtureParams(self._weights(resp.sum(0), None), components))
