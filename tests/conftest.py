@@ -15,7 +15,7 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
 import jax
 import pytest
 
-# Tracing makes many objects that live for long: looking for garbage among them takes a tenth of the time.
+# Tracing makes many objects that live for long, and looking for garbage among them takes time.
 gc.set_threshold(100_000, 50, 50)
 
 GROUND = Path(__file__).parents[2] / "shared" / "ground"

@@ -58,3 +58,9 @@ def test_fixed_weights_stay(rows):
     assert jaxem.n_free_params(model, result.params) == 4 + 6
     with pytest.raises(ValueError, match="mixing"):
         jaxem.Mixture(jaxem.Gaussian("full"), 2, mixing="equal")
+
+
+def test_a_spread_that_is_no_share_is_named():
+    for spread in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="start_spread: expected a number of at least 0 and at most 1"):
+            jaxem.Mixture(jaxem.Gaussian(), 2, start_spread=spread)

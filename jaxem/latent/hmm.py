@@ -15,6 +15,7 @@ from jaxem.latent import forward_backward, markov
 from jaxem.latent.mixture import EMPTY_BELOW
 from jaxem.latent.nested import as_family
 from jaxem.latent.sequences import (
+    SAMPLE_LENGTH,
     Sequences,
     as_sequences,
     from_time_rows,
@@ -27,9 +28,6 @@ from jaxem.model import EStep, Model, model_class, static
 
 #: Starts look at no more observations than this, drawn at random in proportion to their weights.
 START_OBSERVATIONS = 20_000
-
-#: Length of sampled sequences where none is asked for.
-SAMPLE_LENGTH = 100
 
 
 class HMMParams(NamedTuple):

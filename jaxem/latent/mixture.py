@@ -57,6 +57,7 @@ class Mixture(Model):
         k = self.n_components
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"n_components: expected a whole number of at least 1; got {k!r}")
+        inputs.check_number("start_spread", self.start_spread, 0, maximum=1)
         object.__setattr__(self, "n_components", int(k))
         object.__setattr__(self, "component", as_family(self.component))
 

@@ -8,6 +8,9 @@ import numpy as np
 
 from jaxem import inputs
 
+#: Length of sampled sequences where none is asked for.
+SAMPLE_LENGTH = 100
+
 
 class Sequences(NamedTuple):
     """values: leaves [n, t, ...], valid everywhere; lengths [n], or None where all are t long. One row a sequence.

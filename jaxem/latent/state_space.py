@@ -10,15 +10,19 @@ from jaxem import linalg
 from jaxem import units as _units
 from jaxem.constraints import Loadings, Positive, PositiveDefinite, Real
 from jaxem.exponential_family import PRECISION
+from jaxem.families.factor_analysis import NOISE_FLOOR
 from jaxem.families.gaussian import LOG_2PI
-from jaxem.latent.sequences import Sequences, as_sequences, from_time_rows, inside, is_single, time_rows, time_weights
+from jaxem.latent.sequences import (
+    SAMPLE_LENGTH,
+    Sequences,
+    as_sequences,
+    from_time_rows,
+    inside,
+    is_single,
+    time_rows,
+    time_weights,
+)
 from jaxem.model import EStep, Model, model_class, static
-
-#: Smallest variance of the noise, relative to that of its column.
-NOISE_FLOOR = {4: 1e-6, 8: 1e-10}
-
-#: Length of sampled sequences where none is asked for.
-SAMPLE_LENGTH = 100
 
 
 class StateSpaceParams(NamedTuple):
@@ -117,9 +121,10 @@ class StateSpace(Model):
     def e_step(self, params, x):
         x = self.rows(x)
         mask = inside(x.lengths, x.shape[1])
-        mask = jnp.ones(x.shape[::-1], bool) if mask is None else mask
-        smooth = jax.vmap(lambda rows, used: _smooth(params, rows, used), (0, 1))
-        return EStep(*smooth(x.values, mask))
+        # Covariances depend on lengths alone: without any, `vmap` computes them once for all sequences.
+        used, axis = (jnp.ones(x.shape[1], bool), None) if mask is None else (mask, 1)
+        smooth = jax.vmap(lambda rows, used: _smooth(params, rows, used), (0, axis))
+        return EStep(*smooth(x.values, used))
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
@@ -299,14 +304,14 @@ def _smooth(params, rows, used):
     def update(mean, cov, row, use):
         residual = row - _observed_mean(params, mean)
         root = linalg.cholesky(cov)
-        gained = eye + root.T @ information @ root
-        posterior = root @ linalg.solve_positive(gained, root.T)
+        gained = linalg.cholesky(eye + root.T @ information @ root)
+        half = root @ linalg.inverse_lower(gained).T
+        posterior = half @ half.T
         pull = weighted.T @ residual
-        log_det = 2 * linalg.log_det_lower(linalg.cholesky(gained))
+        log_det = 2 * linalg.log_det_lower(gained)
         log_prob = -0.5 * (constant + log_det + (residual**2 / params.noise).sum() - pull @ posterior @ pull)
-        return (jnp.where(use, mean + posterior @ pull, mean), jnp.where(use, posterior, cov)), jnp.where(
-            use, log_prob, 0
-        )
+        updated = jnp.where(use, mean + posterior @ pull, mean), jnp.where(use, posterior, cov)
+        return updated, jnp.where(use, log_prob, 0)
 
     def forward(state, given):
         filtered, log_prob = update(*state, *given)

@@ -8,17 +8,8 @@ from jaxem.model import Model
 #: What a wrapper takes over; e_step and what follows from it (log_prob, m_step, posterior, predict) it computes anew.
 _TAKEN_OVER = (
     *("init", "sufficient_statistics", "maximize", "constraints", "log_prior", "expected_log_joint"),
-    *(
-        "latent_entropy",
-        "assignment_entropy",
-        "latent_divergence",
-        "posterior_of",
-        "sample",
-        "sample_like",
-        "permute",
-        "degenerate",
-        "empty",
-    ),
+    *("latent_entropy", "assignment_entropy", "latent_divergence", "posterior_of", "sample", "sample_like"),
+    *("permute", "degenerate", "empty"),
     *("embed", "rows", "n_observations", "check", "check_shapes", "check_resp", "check_fit"),
     *("prepare", "shared_log_lik", "ill_conditioned"),
     *("units", "refine", "origin", "to_units", "params_to_units", "params_from_units", "log_volume"),
