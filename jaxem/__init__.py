@@ -33,6 +33,11 @@ from jaxem.families.student_t import StudentT, StudentTParams
 from jaxem.families.uniform import Uniform, UniformParams
 from jaxem.families.von_mises_fisher import VonMisesFisher, VonMisesFisherParams
 from jaxem.fitting import fit, raise_if_failed
+from jaxem.knowledge.censored import CensoredExponential
+from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
+from jaxem.knowledge.missing import Missing
+from jaxem.knowledge.prior import WithPrior, weak_prior
+from jaxem.knowledge.repeated import Repeated, group_rows
 from jaxem.latent.gated import GatedMixture, GatedParams
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM, HMMParams
@@ -57,6 +62,7 @@ from jaxem.presets import (
     linear_regression_mixture,
     log_normal_mixture,
     logistic_regression_mixture,
+    missing,
     multinomial_mixture,
     negative_binomial_mixture,
     poisson_hmm,

@@ -45,7 +45,7 @@ def is_prepared(x) -> bool:
 
 def _check_rows(model, arguments, method):
     x = arguments["x"] = model.rows(arguments["x"])
-    inputs.check_finite(inputs.on_host(x))
+    model.check_finite(inputs.on_host(x))
     _as_said_here(model.check, x, arguments.get("params"))
     dtype = jax.dtypes.canonicalize_dtype(np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x))))
     weights = arguments.get("weights")

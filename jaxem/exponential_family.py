@@ -50,6 +50,11 @@ class Family(Model):
     #: Rank of one row of x: 1 for a vector, 0 for a number; a tree like x where x is several arrays.
     row_ndim: Any = 1
 
+    @property
+    def independent_columns(self) -> bool:
+        """Whether log p(x) is a sum over the columns of x, each with parameters of its own."""
+        return self.row_ndim == 0
+
     def component_axes(self) -> Any:
         """A tree like params: 0 where a leaf has a leading component axis, None where components share it."""
         return 0
@@ -58,6 +63,23 @@ class Family(Model):
         """Coordinates [n, e] in which distances between rows (in standard units) mean something, for starts."""
         x = jnp.asarray(x)
         return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
+
+    def mean(self, params):
+        """The expected row of every component: [k, ...]."""
+        raise NotImplementedError(f"{type(self).__name__}.mean")
+
+    def conditional_mean(self, params, x):
+        """The expected row given what was seen of it, under every component: [n, k, ...]."""
+        k = jax.tree.leaves(params)[0].shape[0]
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (leaf.shape[0], k, *leaf.shape[1:])), x)
+
+    def observed(self, x):
+        """Which rows [n] have anything to see, on the host; None where all have."""
+        return None
+
+    def informed(self, resp, x):
+        """Responsibilities [n, k] of a random start, in accord with what x says about the hidden value."""
+        return resp
 
     def init_components(self, key, x, weights):
         """Random params of k components from random responsibilities times sample weights, [n, k]."""
@@ -112,7 +134,8 @@ class ExponentialFamily(Family):
         log_normalizer(params) -> A          one component's log-partition
         from_moments(mean of T [f]) -> params    the component whose expected T is this
 
-    and optionally log_base(x) -> log h(x). `constraints` says where params live.
+    and optionally log_base(x) -> log h(x), and moments(params) -> E[T] [f], the inverse of from_moments, which
+    conjugate priors need (see `WithPrior`). `constraints` says where params live.
 
     A family that can rule rows out (a probability of exactly 0) says `excludes = True` and takes its natural
     parameters with `log_or_impossible`.
@@ -134,6 +157,9 @@ class ExponentialFamily(Family):
 
     def from_moments(self, moments):
         raise NotImplementedError
+
+    def moments(self, params):
+        raise NotImplementedError(f"{type(self).__name__}.moments")
 
     def log_base(self, x):
         raise NotImplementedError
@@ -183,7 +209,7 @@ class ExponentialFamily(Family):
         return Moments(sums[:, 0], sums[:, 1:], common)
 
     def shared_log_lik(self, params, stats):
-        if not isinstance(stats, Moments) or not stats.common.size:
+        if not hasattr(stats, "common") or not stats.common.size:
             return 0.0
         return self.coefficients(params)[1] @ stats.common
 
@@ -191,6 +217,11 @@ class ExponentialFamily(Family):
         mean, alive = component_means(stats)
         new = jax.vmap(self.from_moments)(mean)
         return new if params is None else self.keep_where(alive, new, params)
+
+    def pseudo_statistics(self, params, strength, units=None):
+        moments = jax.vmap(self.moments)(params)
+        rows = jnp.broadcast_to(jnp.asarray(jax.tree.leaves(strength)[0], moments.dtype), moments.shape[:1])
+        return Moments(rows, rows[:, None] * moments, jnp.zeros(int(self._has_base), moments.dtype))
 
     def expected_log_joint(self, params, stats):
         own, common = self.coefficients(params)

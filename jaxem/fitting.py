@@ -32,6 +32,7 @@ def fit(
     start,
     *,
     weights=None,
+    labels=None,
     algorithm=EM(),  # noqa: B008  (immutable)
     tol=DEFAULT_TOL,
     max_steps=DEFAULT_MAX_STEPS,
@@ -40,7 +41,9 @@ def fit(
     """Maximise the objective (log-likelihood + log prior) of `model` on `x`, beginning at `start`.
 
     x: rows, [n, ...] (or a tuple of arrays with n rows each). start: params. weights: [n], a row of weight w counts
-    as w rows. algorithm: `EM()`, or `Gradient(optimizer)`.
+    as w rows. labels: what is known of the hidden values, [n] of int (-1: unknown; an HMM's are [n, t]), or [n, k] of
+    bool (the values that each row allows) or of numbers >= 0 (prior responsibilities), see `jaxem.knowledge.labelled`.
+    algorithm: `EM()`, or `Gradient(optimizer)`.
     tol: stop when a step gains less than this many nats per unit of weight (per example); gains below what the dtype
     resolves always stop it. max_steps: M-steps at most.
     chunk_size: rows per pass; with it nothing larger than chunk_size x k is ever stored, without it what does not
@@ -61,10 +64,22 @@ def fit(
     >>> round(float(result.log_lik), 2)
     -1130.26
     """
+    model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
     start = check_start(model, start, data)
     fits = run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=jax.tree.map(lambda p: p[None], start))
     return one_of(fits, 0)
+
+
+def join_labels(model, x, labels):
+    """(model, x) with labels, if any, joined to the rows."""
+    inputs.check_model(model)
+    if labels is None:
+        return model, x
+    try:
+        return model.labelled(x, labels)
+    except NotImplementedError:
+        raise ValueError(f"labels: {type(model).__name__} has no hidden value that rows could be labelled by") from None
 
 
 def one_of(fits: Result, index) -> Result:
@@ -115,7 +130,7 @@ def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
     if traced:
         model.check_shapes(x)
     else:
-        inputs.check_finite(x)
+        model.check_finite(x)
         model.check(x)
     weights = inputs.as_weights(weights, inputs.n_rows(x), dtype)
     model.check_fit(x, weights, dtype)
@@ -132,6 +147,7 @@ def check_start(model, start, data: Data, batch=False):
     start = as_params(model, start, "start")
     if batch:
         n_starts(start, "start")
+    start = jax.vmap(model.settle)(start) if batch else model.settle(start)
     one = jax.tree.map(lambda leaf: leaf[0], start) if batch else start
     if inputs.is_traced(data.rows):
         model.check_shapes(data.rows, one)
@@ -158,7 +174,7 @@ def run_fit(model, data, algorithm, tol, max_steps, chunk_size, **starts) -> Res
         n_history = max(128, 1 << max(length - 1, 0).bit_length())
     n_lanes = starts.pop("n_lanes", 1)
     result = solve(
-        model,
+        model if data.origin is None else model.in_units(data.origin),
         data.x,
         data.weights,
         algorithm,
@@ -190,7 +206,8 @@ def _from_origin(model, data, result):
     moved = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
     if volume:
         moved = {name: rounded(np.asarray(value, np.float64) - volume) for name, value in moved.items()}
-    return result._replace(params=jax.tree.map(rounded, params), **moved)
+    settle = jax.vmap(model.settle) if result.status.ndim else model.settle
+    return result._replace(params=settle(jax.tree.map(rounded, params)), **moved)
 
 
 @partial(jax.jit, static_argnames=("n_history", "chunk_size", "n_lanes", "make_starts", "differentiable"))
@@ -214,10 +231,12 @@ def solve(
     fixed = jax.lax.stop_gradient((model, x, weights))
     units = jax.lax.stop_gradient(model.units(x, weights))
     frozen_model, frozen_x, frozen_weights = fixed
+    frozen_model = frozen_model.in_units(units)
     if make_starts is not None:
         starts = make_starts(frozen_model, units, frozen_x, frozen_weights, key)
     else:
         starts = jax.vmap(lambda p: model.params_to_units(units, p))(jax.lax.stop_gradient(starts))
+    starts = jax.vmap(frozen_model.settle)(starts)
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     chunk = chunk_size
     z = jax.eval_shape(frozen_model.to_units, units, frozen_x)
@@ -249,9 +268,10 @@ def solve(
     log_lik = fits.log_lik
     if differentiable and n_fits == 1 and model.additive:
         z = model.to_units(units, x)
-        params, log_lik = attach_derivatives(model, z, weights, chunk, params, log_lik, model.log_volume(units))
+        inner = model.in_units(units)
+        params, log_lik = attach_derivatives(inner, z, weights, chunk, params, log_lik, model.log_volume(units))
     volume = (frozen_weights * frozen_model.log_volume(units)).sum()
-    params = jax.vmap(lambda p: model.params_from_units(units, p))(params)
+    params = jax.vmap(lambda p: model.settle(model.params_from_units(units, p)))(params)
     return Result(
         params,
         log_lik - volume,

@@ -166,8 +166,9 @@ class Model:
         """params = maximize(sufficient_statistics(resp, x, weights)), taken in the data's standard units."""
         units = self.units(x, weights)
         z = self.to_units(units, x)
-        params = self.maximize(self.sufficient_statistics(resp, z, weights))
-        return self.params_from_units(units, self.refine(params, resp, z, weights))
+        inner = self.in_units(units)
+        params = inner.maximize(inner.sufficient_statistics(resp, z, weights))
+        return self.settle(self.params_from_units(units, inner.refine(params, resp, z, weights)))
 
     def log_prob(self, params, x) -> jax.Array:
         """log p(x_i | params) [n], in nats."""
@@ -227,6 +228,41 @@ class Model:
         """The same model with its components renumbered: new component j is old component order[j]."""
         raise NotImplementedError(f"{type(self).__name__}.permute")
 
+    def conditional_mean(self, params, x):
+        """x with what was not seen of it (holes, noise, censored times) replaced by its expectation given the rest."""
+        raise NotImplementedError(f"{type(self).__name__}.conditional_mean")
+
+    # --- optional: what is known or believed beyond the rows ----------------------------------------------------
+
+    def labelled(self, x, labels):
+        """(model, x) with what is known of the hidden values joined to the rows, see `Labelled`."""
+        raise NotImplementedError(f"{type(self).__name__}.labelled")
+
+    def tempered(self, resp, exponent):
+        """`resp` with the distribution over the hidden values raised to a power and normalised, see `jaxem.anneal`."""
+        raise NotImplementedError(f"{type(self).__name__}.tempered")
+
+    def pseudo_statistics(self, params, strength, units=None) -> Any:
+        """Expected statistics of complete rows drawn at `params`, as a conjugate prior adds them, see `WithPrior`.
+
+        `strength` is a tree like params: how many rows speak of each leaf. `units`: those that params are in.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.pseudo_statistics")
+
+    def pooled(self, x, weights=None) -> Any:
+        """Params at which every component is what a single one would be: where nothing is known of the hidden values."""
+        raise NotImplementedError(f"{type(self).__name__}.pooled")
+
+    def in_units(self, units):
+        """The model with those of its hyperparameters that have units (a prior's centre, held values) in `units`."""
+        return self
+
+    def settle(self, params):
+        """`params` with what fits are not to move put to where it belongs, to the last bit."""
+        return params
+
+    # --- optional: what comes out ------------------------------------------------------------------------------
+
     def degenerate(self, params, n_points):
         """Which components are degenerate (bool, any shape), for params in standard units and n_points rows."""
         return jnp.zeros((), bool)
@@ -242,6 +278,10 @@ class Model:
     def n_observations(self, x, weights=None):
         """How many observations x amounts to, for criteria such as BIC: the total weight of the rows."""
         return inputs.n_rows(self.rows(x)) if weights is None else jnp.sum(jnp.asarray(weights))
+
+    def check_finite(self, x) -> None:
+        """Raise ValueError where rows x hold numbers that are none: NaN, unless it stands for what is missing."""
+        inputs.check_finite(x)
 
     def check(self, x, params=None) -> None:
         """Raise ValueError, naming the argument, where x or params do not fit the model (host side)."""

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxem.exponential_family import Family
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.exponential import Exponential
@@ -18,17 +19,44 @@ from jaxem.families.regression import LinearRegression, LogisticRegression, Pois
 from jaxem.families.student_t import START_DF, StudentT
 from jaxem.families.uniform import Uniform
 from jaxem.families.von_mises_fisher import VonMisesFisher
+from jaxem.knowledge.censored import CensoredExponential
+from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
+from jaxem.knowledge.missing import Missing
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM
 from jaxem.latent.mixture import Mixture
 
 
-def gaussian_mixture(n_components: int, covariance: str = "full", floor=None) -> Mixture:
+def missing(family: Family, noise: str = "none") -> Family:
+    """`family` with NaN for the entries of its rows that are missing at random: they are integrated out.
+
+    Any family of independent columns or of numbers (`Missing`), and every `Gaussian` (`IncompleteGaussian`, which also
+    takes rows of known noise).
+
+    >>> import jaxem
+    >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__, type(jaxem.missing(jaxem.Poisson())).__name__
+    ('IncompleteGaussian', 'Missing')
+    """
+    if isinstance(family, Gaussian) and (noise != "none" or not family.independent_columns):
+        return IncompleteGaussian(family, noise)
+    return Missing(family)
+
+
+#: The function above, where an argument has its name.
+_missing = missing
+
+
+def gaussian_mixture(
+    n_components: int, covariance: str = "full", floor=None, missing: bool = False, noise: str = "none"
+) -> Mixture:
     """A mixture of multivariate normals.
 
     covariance: "full", "diag", "spherical" (each component its own), "tied", "diag_tied", "spherical_tied" (shared).
     floor: smallest covariance eigenvalue allowed, relative to the data's variance; changes nothing where it is not
     reached. None: 1e-12, or 1e-9 in float32; 0 switches it off.
+    missing: NaN entries of x are missing at random and integrated out; without it a NaN is an error.
+    noise: "diag" or "full" where x is the pair (rows, known noise variances [n, d] or covariances [n, d, d] of each
+    row), which may have holes too; see `IncompleteGaussian`.
 
     Params are `MixtureParams(weights [k], GaussianParams(mean [k, d], cov))` with cov [k, d, d] full, [d, d] tied,
     [k, d] diag, [k] spherical, [d] diag_tied, [] spherical_tied; x is [n, d].
@@ -37,7 +65,8 @@ def gaussian_mixture(n_components: int, covariance: str = "full", floor=None) ->
     >>> jaxem.gaussian_mixture(3, covariance="tied").n_components
     3
     """
-    return Mixture(Gaussian(covariance, floor), n_components)
+    family = Gaussian(covariance, floor)
+    return Mixture(_missing(family, noise) if missing or noise != "none" else family, n_components)
 
 
 def kmeans(n_clusters: int) -> Hard:
@@ -93,8 +122,10 @@ def poisson_mixture(n_components: int, exposure: bool = False) -> Mixture:
     return Mixture(Poisson(exposure), n_components)
 
 
-def bernoulli_mixture(n_components: int) -> Mixture:
+def bernoulli_mixture(n_components: int, missing: bool = False) -> Mixture:
     """A mixture of vectors of independent zeros and ones, x [n, d]: latent classes of yes/no items.
+
+    missing: NaN entries of x are missing at random and integrated out.
 
     Params are `MixtureParams(weights [k], BernoulliParams(prob [k, d]))`. Bishop (2006), section 9.3.3.
 
@@ -102,21 +133,23 @@ def bernoulli_mixture(n_components: int) -> Mixture:
     >>> jaxem.bernoulli_mixture(3).n_components
     3
     """
-    return Mixture(Bernoulli(), n_components)
+    return Mixture(Missing(Bernoulli()) if missing else Bernoulli(), n_components)
 
 
-def categorical_mixture(n_components: int, n_categories) -> Mixture:
+def categorical_mixture(n_components: int, n_categories, missing: bool = False) -> Mixture:
     """Latent class analysis: items x [n, d] coded 0, 1, ..., independent given the class.
 
     n_categories: of every item, one number or one per item. Params are
     `MixtureParams(weights [k], CategoricalParams(prob [k, d, c]))`, c the largest number of categories, with
-    probability 0 beyond those that an item has. Goodman (1974).
+    probability 0 beyond those that an item has. missing: NaN entries of x are missing at random and integrated out.
+    Goodman (1974).
 
     >>> import jaxem
     >>> jaxem.categorical_mixture(2, n_categories=(2, 2, 4)).component.width
     4
     """
-    return Mixture(Categorical(n_categories), n_components)
+    family = Categorical(n_categories)
+    return Mixture(Missing(family) if missing else family, n_components)
 
 
 def linear_regression_mixture(n_components: int, floor=None, variance: str = "each") -> Mixture:
@@ -161,11 +194,14 @@ def logistic_regression_mixture(n_components: int) -> Mixture:
     return Mixture(LogisticRegression(), n_components)
 
 
-def gaussian_hmm(n_states: int, covariance: str = "full", initial: str = "free", floor=None, allowed=None) -> HMM:
+def gaussian_hmm(
+    n_states: int, covariance: str = "full", initial: str = "free", floor=None, allowed=None, missing: bool = False
+) -> HMM:
     """A hidden Markov model with multivariate normal observations; covariance and floor as in `gaussian_mixture`.
 
     x is [n, t, d], [t, d] for one sequence, or the pair (values [n, t, d], lengths [n]). initial ("free", "fixed" or
-    "stationary") and allowed (which transitions may happen) as in `HMM`. Params are
+    "stationary") and allowed (which transitions may happen) as in `HMM`. missing: NaN entries of x, whole observations
+    too, are missing at random and integrated out. Params are
     `HMMParams(initial [k], transition [k, k], GaussianParams(mean [k, d], cov))`.
 
     >>> import jax, jaxem
@@ -175,7 +211,8 @@ def gaussian_hmm(n_states: int, covariance: str = "full", initial: str = "free",
     >>> model.posterior(best.params, x).shape
     (272, 2)
     """
-    return HMM(Gaussian(covariance, floor), n_states, initial, allowed)
+    family = Gaussian(covariance, floor)
+    return HMM(_missing(family) if missing else family, n_states, initial, allowed)
 
 
 def poisson_hmm(n_states: int, initial: str = "free", allowed=None) -> HMM:
@@ -226,14 +263,16 @@ def geometric_mixture(n_components: int) -> Mixture:
     return Mixture(Geometric(), n_components)
 
 
-def exponential_mixture(n_components: int) -> Mixture:
+def exponential_mixture(n_components: int, censored: bool = False) -> Mixture:
     """A mixture of exponential times x [n] >= 0. Params are `MixtureParams(weights [k], ExponentialParams(rate [k]))`.
+
+    censored: x is the pair (lower [n], upper [n]) that each time is known to lie between, see `CensoredExponential`.
 
     >>> import jaxem
     >>> jaxem.exponential_mixture(2).n_components
     2
     """
-    return Mixture(Exponential(), n_components)
+    return Mixture(CensoredExponential() if censored else Exponential(), n_components)
 
 
 def gamma_mixture(n_components: int) -> Mixture:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxem import inputs
 from jaxem.algorithms.em import EM
-from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, one_of, run_fit
+from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, join_labels, one_of, run_fit
 from jaxem.loop import HONEST, Result, Status
 
 #: Fits side by side in the loop, for 256 components in all. More lanes make longer vector operations, but from here
@@ -38,6 +38,7 @@ def fit_restarts(
     n_restarts=None,
     start=None,
     weights=None,
+    labels=None,
     algorithm=EM(),  # noqa: B008  (immutable)
     tol=DEFAULT_TOL,
     max_steps=DEFAULT_MAX_STEPS,
@@ -60,6 +61,7 @@ def fit_restarts(
     >>> round(float(best.log_lik), 1), every.status.shape
     (-1126.3, (16,))
     """
+    model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
     options = (algorithm, tol, max_steps, chunk_size)
     if start is None or isinstance(start, str):

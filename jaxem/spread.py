@@ -24,12 +24,18 @@ def check_spread(x, weights, metric, dtype):
     if weights is not None and not np.all(weights):
         x = x[np.flatnonzero(weights)]
     low, high = column_range(x)
+    reach = check_ranges(low, high, metric, dtype)
+    if metric == "full":
+        _check_rank(x, np.maximum(np.abs(low), np.abs(high)), reach, dtype)
+
+
+def check_ranges(low, high, metric, dtype):
+    """The reach of every column between its smallest and largest value; ValueError where there is no unit in it."""
     with np.errstate(over="ignore"):
         reach = np.asarray(high, np.float64) - np.asarray(low, np.float64)
     _check_constant(reach, metric)
     _check_squares(reach, metric, dtype)
-    if metric == "full":
-        _check_rank(x, np.maximum(np.abs(low), np.abs(high)), reach, dtype)
+    return reach
 
 
 def column_range(x):

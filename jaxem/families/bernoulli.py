@@ -33,6 +33,7 @@ class Bernoulli(ExponentialFamily):
     """
 
     excludes = True
+    independent_columns = True
 
     def features(self, x):
         return jnp.concatenate([x, 1 - x])
@@ -46,6 +47,12 @@ class Bernoulli(ExponentialFamily):
     def from_moments(self, moments):
         ones, zeros = jnp.split(moments, 2)
         return BernoulliParams(ones / (ones + zeros))
+
+    def moments(self, params):
+        return jnp.concatenate([params.prob, 1 - params.prob])
+
+    def mean(self, params):
+        return params.prob
 
     def constraints(self):
         return BernoulliParams(UnitInterval())

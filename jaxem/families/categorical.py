@@ -71,6 +71,7 @@ class Categorical(ExponentialFamily):
     n_categories: int | tuple = static()
     scalar: bool = static(default=False)
     excludes = True
+    independent_columns = True
 
     def __post_init__(self):
         if isinstance(self.n_categories, (list, np.ndarray)):
@@ -101,6 +102,9 @@ class Categorical(ExponentialFamily):
     def from_moments(self, moments):
         share = moments.reshape(-1, self.width)
         return CategoricalParams(share / share.sum(-1, keepdims=True))
+
+    def moments(self, params):
+        return params.prob.ravel()
 
     def constraints(self):
         sizes = self.n_categories

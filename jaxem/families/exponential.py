@@ -42,6 +42,12 @@ class Exponential(ScaleFamily):
         # A component of zeros only would have an infinite rate; the data's own mean is 1.
         return ExponentialParams(1 / jnp.maximum(moments[0], jnp.finfo(moments.dtype).tiny * 4))
 
+    def moments(self, params):
+        return 1 / params.rate[None]
+
+    def mean(self, params):
+        return 1 / params.rate
+
     def constraints(self):
         return ExponentialParams(Positive())
 

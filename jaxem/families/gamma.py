@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
+from jax.scipy.special import digamma, gammaln
 
 from jaxem.constraints import Positive
 from jaxem.families.scale import ScaleFamily, collapsed
@@ -57,6 +57,12 @@ class Gamma(ScaleFamily):
         gap = jnp.maximum(jnp.log(mean) - mean_log, SMALLEST_GAP[moments.dtype.itemsize])
         shape = solve_gamma_shape(gap)
         return GammaParams(shape, shape / mean)
+
+    def moments(self, params):
+        return jnp.stack([params.shape / params.rate, digamma(params.shape) - jnp.log(params.rate)])
+
+    def mean(self, params):
+        return params.shape / params.rate
 
     def constraints(self):
         return GammaParams(Positive(), Positive())

@@ -73,12 +73,25 @@ class Centred(NamedTuple):
     x: jax.Array
 
 
+class GaussianMoments(NamedTuple):
+    """`Moments` and rows [k], what the scatter is divided by: the count, unless a hidden scale or a prior adds rows."""
+
+    count: jax.Array
+    total: jax.Array
+    common: jax.Array
+    rows: jax.Array
+
+
 class CentredMoments(NamedTuple):
-    """Moments of y = L^-1 (x - mean), mean and L L^T being the incumbent's: count [k], sum y [k, d], sum of y y^T."""
+    """Moments of y = L^-1 (x - mean), mean and L L^T being the incumbent's: sum y [k, d], sum of y y^T.
+
+    count [k] and rows [k] as in `GaussianMoments`.
+    """
 
     count: jax.Array
     total: jax.Array
     scatter: jax.Array
+    rows: jax.Array
 
 
 @model_class
@@ -105,6 +118,10 @@ class Gaussian(ExponentialFamily):
     @property
     def shared(self) -> bool:
         return STRUCTURES[self.covariance][1]
+
+    @property
+    def independent_columns(self):
+        return self.shape == "diag"
 
     def component_axes(self):
         return GaussianParams(0, None if self.shared else 0)
@@ -134,24 +151,27 @@ class Gaussian(ExponentialFamily):
             return Features(jnp.concatenate([linear, quadratic]), quadratic[:0])
         return Features(linear, quadratic if weights is None else quadratic @ weights)
 
+    def half_log_det(self, params):
+        """Half the log determinant of every covariance: [k], or [] where it is shared."""
+        if self.shape == "full":
+            return linalg.log_det_lower(linalg.cholesky(params.cov))
+        logs = 0.5 * jnp.log(params.cov)
+        return params.mean.shape[-1] * logs if self.shape == "spherical" else logs.sum(-1)
+
     def coefficients(self, params):
         mean, d = params.mean, params.mean.shape[-1]
         if self.shape == "full":
-            lower = linalg.cholesky(params.cov)
-            inverse = linalg.inverse_lower(lower)
+            inverse = linalg.inverse_lower(linalg.cholesky(params.cov))
             precision = jnp.swapaxes(inverse, -1, -2) @ inverse
             linear = (precision @ mean[..., None])[..., 0]
-            half_log_det = linalg.log_det_lower(lower)
             rows, cols = linalg.tril_indices(d)
             quadratic = precision[..., rows, cols] * jnp.where(rows == cols, -0.5, -1.0).astype(mean.dtype)
         else:
             variance = params.cov if self.shape == "diag" else params.cov[..., None]
             precision = 1 / jnp.where(variance > 0, variance, jnp.nan)
             linear = mean * precision
-            copies = 1 if self.shape == "diag" else d
-            half_log_det = -0.5 * copies * jnp.log(precision).sum(-1)
             quadratic = -0.5 * precision
-        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - half_log_det
+        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params)
         own = [constant[:, None], linear]
         if self.shared:
             return jnp.concatenate(own, 1), quadratic
@@ -204,51 +224,70 @@ class Gaussian(ExponentialFamily):
 
     def sufficient_statistics(self, resp, x, weights):
         if not isinstance(x, Centred):
-            return super().sufficient_statistics(resp, x, weights)
+            moments = super().sufficient_statistics(resp, x, weights)
+            return GaussianMoments(*moments, moments.count)
         weighted = weights.T[..., None] * resp
         if self.shape == "full":
             scatter = jnp.einsum("kni,knj->kij", weighted, resp, precision=PRECISION)
         else:
             scatter = (weighted * resp).sum(1)
-        return CentredMoments(weights.sum(0), weighted.sum(1), scatter)
+        count = weights.sum(0)
+        return CentredMoments(count, weighted.sum(1), scatter, count)
 
     def expected_log_joint(self, params, stats):
         if isinstance(stats, CentredMoments):
             raise NotImplementedError("expected_log_joint: centred moments are relative to the params of the E-step")
-        return super().expected_log_joint(params, stats)
+        # Rows beyond the count have their mean at the component's: only the determinant and the constant count them.
+        constant = -0.5 * params.mean.shape[-1] * LOG_2PI - self.half_log_det(params)
+        return super().expected_log_joint(params, stats) + ((stats.rows - stats.count) * constant).sum()
+
+    def pseudo_statistics(self, params, strength, units=None):
+        """Those of a normal-inverse-Wishart prior: `strength.mean` rows for the means, `strength.cov` for the covs."""
+        k, d = params.mean.shape
+        of_mean = jnp.broadcast_to(jnp.asarray(strength.mean, params.mean.dtype), (k,))
+        of_cov = jnp.broadcast_to(jnp.asarray(strength.cov, params.mean.dtype), (k,)) / (k if self.shared else 1)
+        cov = d * params.cov[..., None] if self.shape == "spherical" else params.cov
+        cov = linalg.pack_lower(cov) if self.shape == "full" else cov
+        quadratic = of_mean[:, None] * jax.vmap(self.quadratic, 1, 1)(params.mean.T).T + of_cov[:, None] * cov
+        linear = of_mean[:, None] * params.mean
+        if self.shared:
+            return GaussianMoments(of_mean, linear, quadratic.sum(0), of_cov)
+        return GaussianMoments(of_mean, jnp.concatenate([linear, quadratic], 1), quadratic[0, :0], of_cov)
 
     def maximize(self, stats, params=None):
         if isinstance(stats, CentredMoments):
             return self._maximize_centred(stats, params)
         average, alive = component_means(stats)
-        d = average.shape[1] - (0 if self.shared else self._n_quadratic(average.shape[1]))
+        d = average.shape[1] - (0 if self.shared else self.n_quadratic(average.shape[1]))
         mean = average[:, :d]
-        total = stats.count.sum()
-        share = stats.count / total
+        total, count = stats.rows.sum(), stats.count.sum()
         if self.shared:
-            cov = self._square(stats.common / total) - jnp.tensordot(share, self._outer(mean), 1)
+            cov = self._square(stats.common / total) - jnp.tensordot(stats.count / total, self._outer(mean), 1)
             second = stats.common / total
         else:
+            rows = jnp.where(alive, stats.count / jnp.where(alive, stats.rows, 1), 1)
             cov = self._square(average[:, d:]) - self._outer(mean)
+            cov = cov * rows.reshape(rows.shape + (1,) * (cov.ndim - 1))
             second = stats.total[:, d:].sum(0) / total
-        data_mean = share @ jnp.where(alive[:, None], mean, 0)
-        data_cov = self._square(second) - self._outer(data_mean)
+        data_mean = stats.count / count @ jnp.where(alive[:, None], mean, 0)
+        data_cov = self._square(second) - count / total * self._outer(data_mean)
         new = GaussianParams(mean, self._floored(self._per_axis(cov, d), self._scale_of(self._per_axis(data_cov, d))))
         if params is None:
             return new
         return self.keep_where(alive, new, params)
 
     def _maximize_centred(self, stats, params):
-        total = stats.count.sum()
         alive = alive_components(stats.count)
         safe = jnp.where(alive, stats.count, 1)
         shift = stats.total / safe[:, None]
-        share = stats.count / total
-        scatter = stats.scatter / safe.reshape(safe.shape + (1,) * (stats.scatter.ndim - 1))
+        rows = jnp.where(alive, stats.rows, 1)
         outer = shift[..., :, None] * shift[..., None, :] if self.shape == "full" else shift * shift
-        inner = scatter - outer
+        scatter = stats.scatter - safe.reshape(safe.shape + (1,) * (outer.ndim - 1)) * outer
         if self.shared:
-            inner = jnp.tensordot(share, inner, 1)
+            inner = (jnp.where(alive, 1, 0).reshape(safe.shape + (1,) * (outer.ndim - 1)) * scatter).sum(0)
+            inner = inner / stats.rows.sum()
+        else:
+            inner = scatter / rows.reshape(rows.shape + (1,) * (outer.ndim - 1))
         if self.shape == "full":
             lower = linalg.cholesky(params.cov)
             step = jnp.einsum("...ij,...j->...i", lower, shift)
@@ -262,7 +301,7 @@ class Gaussian(ExponentialFamily):
         new = GaussianParams(params.mean + step, self._floored(cov, jnp.ones((), cov.dtype)))
         return self.keep_where(alive, new, params)
 
-    def _n_quadratic(self, n_own):
+    def n_quadratic(self, n_own):
         """How many of n_own features [x, quad(x)] are quadratic."""
         if self.shape == "diag":
             return n_own // 2
@@ -341,6 +380,9 @@ class Gaussian(ExponentialFamily):
 
     # --- starts, units, sampling, checks -----------------------------------------------------------------------
 
+    def mean(self, params):
+        return params.mean
+
     def embed(self, x, weights=None):
         return x
 
@@ -358,7 +400,7 @@ class Gaussian(ExponentialFamily):
             mean, weights = component
             y = z - mean
             scatter = jnp.dot((y * weights[:, None]).T, y, precision=PRECISION) if self.shape == "full" else None
-            return weights.sum(), weights @ y, weights @ (y * y) if scatter is None else scatter
+            return weights.sum(), weights @ y, weights @ (y * y) if scatter is None else scatter, weights.sum()
 
         moments = CentredMoments(*lax.map(one, (params.mean, weighted.T)))
         return self._maximize_centred(moments, GaussianParams(params.mean, covs))

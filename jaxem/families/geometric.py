@@ -47,6 +47,12 @@ class Geometric(ExponentialFamily):
     def from_moments(self, moments):
         return GeometricParams(1 / (1 + moments[0]))
 
+    def moments(self, params):
+        return ((1 - params.prob) / params.prob)[None]
+
+    def mean(self, params):
+        return (1 - params.prob) / params.prob
+
     def constraints(self):
         return GeometricParams(UnitInterval())
 

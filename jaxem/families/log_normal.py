@@ -52,6 +52,12 @@ class LogNormal(ScaleFamily):
         mean, square = moments
         return LogNormalParams(mean, jnp.maximum(square - mean**2, DEFAULT_FLOOR[moments.dtype.itemsize]))
 
+    def moments(self, params):
+        return jnp.stack([params.mean, params.mean**2 + params.var])
+
+    def mean(self, params):
+        return jnp.exp(params.mean + 0.5 * params.var)
+
     def constraints(self):
         return LogNormalParams(Real(), Positive())
 

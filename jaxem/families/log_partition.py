@@ -99,6 +99,9 @@ class LogPartitionFamily(ExponentialFamily):
     def log_normalizer(self, params):
         return self.log_partition(params.natural)
 
+    def moments(self, params):
+        return jax.grad(self.log_partition)(params.natural)
+
     def constraints(self):
         return NaturalParams(Columns(self.domain))
 

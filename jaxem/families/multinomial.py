@@ -56,6 +56,9 @@ class Multinomial(ExponentialFamily):
         # Rows without any count say nothing about the categories.
         return MultinomialParams(jnp.where(total > 0, moments / jnp.where(total > 0, total, 1), 1 / moments.shape[0]))
 
+    def moments(self, params):
+        return params.prob
+
     def constraints(self):
         return MultinomialParams(Simplex())
 

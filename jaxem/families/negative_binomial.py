@@ -98,6 +98,9 @@ class NegativeBinomial(Family):
         new = NegativeBinomialParams(jnp.where(known, size, by_moments), mean)
         return new if params is None else self.keep_where(alive, new, params)
 
+    def mean(self, params):
+        return params.mean
+
     def constraints(self):
         return NegativeBinomialParams(Positive(), Positive())
 

@@ -77,6 +77,11 @@ class OneOf(Several):
         own = [family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts)]
         return sum(own) - stats.log_volume
 
+    def pseudo_statistics(self, params, strength, units=None):
+        parts = self._pseudo_parts(params, strength, units)
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return OneOfStats(jnp.zeros(sum(self.sizes), dtype), parts, jnp.zeros((), dtype))
+
     def permute(self, params, order):
         """Components are renumbered within their family; an order that mixes families has no params."""
         orders = np.split(np.asarray(order), self._cuts())

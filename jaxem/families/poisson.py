@@ -69,6 +69,18 @@ class Poisson(ExponentialFamily):
     def from_moments(self, moments):
         return PoissonParams(moments[0] / moments[1])
 
+    def moments(self, params):
+        return jnp.stack([params.rate, jnp.ones_like(params.rate)])
+
+    def pseudo_statistics(self, params, strength, units=None):
+        """Those of a gamma prior: `strength` rows of exposure 1."""
+        stats = super().pseudo_statistics(params, strength, units)
+        # In units, exposures are multiples of the mean rate.
+        return stats if units is None else stats._replace(total=stats.total * units)
+
+    def mean(self, params):
+        return params.rate
+
     def constraints(self):
         return PoissonParams(NonNegative())
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxem.exponential_family import Family
 from jaxem.families.several import Several
@@ -63,6 +64,18 @@ class Product(Several):
     def expected_log_joint(self, params, stats):
         return sum(family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts))
 
+    def pseudo_statistics(self, params, strength, units=None):
+        leaf = jax.tree.leaves(params)[0]
+        return ProductStats(jnp.zeros(leaf.shape[0], leaf.dtype), self._pseudo_parts(params, strength, units))
+
+    def conditional_mean(self, params, x):
+        return tuple(family.conditional_mean(p, part) for family, p, part in self._zip(params, _parts(x)))
+
+    def observed(self, x):
+        """A row has something to see where one of its parts has."""
+        seen = [family.observed(part) for family, part in self._zip(_parts(x))]
+        return None if any(part is None for part in seen) else np.any(seen, axis=0)
+
     def embed(self, x, weights=None):
         """The families' own coordinates, each part scaled to total variance 1: no part decides alone."""
         parts = [_even(family.embed(part, weights), weights) for family, part in self._zip(_parts(x))]
@@ -119,6 +132,11 @@ class Product(Several):
     def _sum_known(self, method, *latents):
         """The sum of what `method` gives over the families that have latent variables of their own."""
         return sum(getattr(family, method)(*each) for family, *each in self._zip(*latents) if each[0] is not None)
+
+    def check_finite(self, x):
+        # Whether there are as many parts as families is not known yet.
+        for family, part in zip(self.families, x, strict=False) if isinstance(x, tuple) else ():
+            family.check_finite(part)
 
     def check(self, x, params=None):
         self._check_parts("check", x, params)

@@ -14,6 +14,11 @@ class Several(Family):
         params = (None,) * len(self.families) if params is None else params
         return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
 
+    def _pseudo_parts(self, params, strength, units):
+        """Each family's pseudo-statistics."""
+        units = (None,) * len(self.families) if units is None else units
+        return tuple(family.pseudo_statistics(*each) for family, *each in self._zip(params, strength, units))
+
     def log_prior(self, params):
         return sum(family.log_prior(p) for family, p in self._zip(params))
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln, xlogy
 
-from jaxem import linalg
 from jaxem.constraints import Fixed, Positive
 from jaxem.exponential_family import Family, alive_components
 from jaxem.families.gaussian import LOG_2PI, Gaussian, GaussianParams
@@ -80,7 +79,7 @@ class StudentT(Family):
         inner = GaussianParams(params.mean, params.cov)
         latent, log_normal = self.gaussian.e_step(inner, x)
         d, df = params.mean.shape[-1], jnp.broadcast_to(params.df, params.mean.shape[:1])
-        constant = -0.5 * d * LOG_2PI - self._half_log_det(inner)
+        constant = -0.5 * d * LOG_2PI - self.gaussian.half_log_det(inner)
         delta = jnp.maximum(2 * (constant - log_normal), 0)
         half = 0.5 * (df + d)
         log_prob = (
@@ -88,13 +87,6 @@ class StudentT(Family):
         )
         log_u = digamma(half) - jnp.log(0.5 * (df + delta))
         return EStep(Scale((df + d) / (df + delta), log_u, latent), log_prob)
-
-    def _half_log_det(self, inner):
-        d = inner.mean.shape[-1]
-        if self.gaussian.shape == "full":
-            return linalg.log_det_lower(linalg.cholesky(inner.cov))
-        logs = 0.5 * jnp.log(inner.cov)
-        return d * logs if self.gaussian.shape == "spherical" else logs.sum(-1)
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
@@ -104,20 +96,17 @@ class StudentT(Family):
             half = 0.5 * jnp.asarray(START_DF if self.estimate != "none" else self.df, weights.dtype)
             resp = Scale(jnp.ones_like(weights), jnp.full_like(weights, digamma(half) - jnp.log(half)), None)
         log_u = (weights * (resp.log_u - resp.u)).sum(0)
-        inner = self.gaussian.sufficient_statistics(resp.gaussian, x, weights * resp.u)
-        return StudentTMoments(weights.sum(0), inner, log_u)
+        count = weights.sum(0)
+        # Means are weighted by u; a scatter of weights r u is divided by the sum of r.
+        inner = self.gaussian.sufficient_statistics(resp.gaussian, x, weights * resp.u)._replace(rows=count)
+        return StudentTMoments(count, inner, log_u)
 
     def maximize(self, stats, params=None):
         old = None if params is None else GaussianParams(params.mean, params.cov)
         inner = self.gaussian.maximize(stats.gaussian, old)
         alive = alive_components(stats.count)
         safe = jnp.where(alive, stats.count, 1)
-        # The Gaussian divided the scatter by sum r u; the t divides it by sum r.
-        ratio = jnp.where(alive, stats.gaussian.count / safe, 1)
-        if self.gaussian.shared:
-            ratio = stats.gaussian.count.sum() / stats.count.sum()
-        cov = inner.cov * jnp.reshape(ratio, jnp.shape(ratio) + (1,) * (inner.cov.ndim - jnp.ndim(ratio)))
-        new = StudentTParams(inner.mean, cov, self._df(stats, safe, params))
+        new = StudentTParams(*inner, self._df(stats, safe, params))
         return new if params is None else self.keep_where(alive, new, params)
 
     def _df(self, stats, safe, params):
@@ -134,9 +123,7 @@ class StudentT(Family):
         """E log N(x; mean, cov / u) + E log Gamma(u; df / 2, df / 2)."""
         inner, d = GaussianParams(params.mean, params.cov), params.mean.shape[-1]
         scaled = stats.gaussian.count
-        # The Gaussian's Q counts the normalising constant u times.
-        constant = -0.5 * d * LOG_2PI - self._half_log_det(inner)
-        normal = self.gaussian.expected_log_joint(inner, stats.gaussian) + ((stats.count - scaled) * constant).sum()
+        normal = self.gaussian.expected_log_joint(inner, stats.gaussian)
         half = 0.5 * jnp.broadcast_to(params.df, stats.count.shape)
         log_u = stats.log_u + scaled
         gamma = stats.count * (xlogy(half, half) - gammaln(half)) + half * stats.log_u + (0.5 * d - 1) * log_u

@@ -101,6 +101,14 @@ class VonMisesFisher(ExponentialFamily):
         mean, length = unit(moments)
         return VonMisesFisherParams(mean, solve_concentration(length, moments.shape[0]))
 
+    def moments(self, params):
+        return self._length(params) * params.mean
+
+    def _length(self, params):
+        """That of the mean of many rows."""
+        c, d = params.concentration, params.mean.shape[-1]
+        return c * log_bessel(d / 2 - 1, c)[1]
+
     def constraints(self):
         return VonMisesFisherParams(UnitVector(), NonNegative())
 
@@ -110,7 +118,7 @@ class VonMisesFisher(ExponentialFamily):
     def degenerate(self, params, n_points):
         """A component on next to one direction: 1 - its mean length, relative to the others' and to the data's."""
         d = params.mean.shape[-1]
-        length = params.concentration * log_bessel(d / 2 - 1, params.concentration)[1]
+        length = self._length(params)
         variance = (d - 1) / (d - 1 + 2 * params.concentration)
         total = 1 - unit(n_points @ (length[:, None] * params.mean) / n_points.sum())[1]
         limit = concentration_limit(d, params.mean.dtype)

@@ -1,5 +1,6 @@
 """A mixture whose weights depend on covariates: gating by multinomial logistic regression."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jaxem import linalg, starts
 from jaxem.constraints import Real
 from jaxem.exponential_family import PRECISION
 from jaxem.families.regression import whitening
+from jaxem.knowledge.labelled import label_rows
 from jaxem.latent.mixture import normalized
 from jaxem.model import EStep, Model, model_class, static
 
@@ -73,11 +75,17 @@ class GatedMixture(Model):
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, int) or self.n_components < 2:
             raise ValueError(f"n_components: expected a whole number of at least 2; got {self.n_components!r}")
 
+    def labelled(self, x, labels):
+        x = self.rows(x)
+        component, rows = label_rows(self.component, x[0], labels, x[1].shape[:1], self.n_components)
+        return dataclasses.replace(self, component=component), (rows, x[1])
+
     def init(self, key, x, weights=None, kind=0):
         units = self.units(x, weights)
         z = self.to_units(units, x)
         rows = self.component.embed(z[0], weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components)
+        resp = self.component.informed(resp, z[0])
         weights = jnp.ones_like(resp[:, 0]) if weights is None else weights
         gate = self._gate(*self._quadratic(_at_even_odds(resp), z[1], weights)[:2])
         components = self.component.init_components(jax.random.fold_in(key, 1), z[0], resp * weights[:, None])

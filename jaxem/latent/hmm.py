@@ -1,5 +1,6 @@
 """Hidden Markov models over any family: one hidden chain per sequence. Fitting them is Baum-Welch."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +12,21 @@ from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
 from jaxem.exponential_family import map_components
 from jaxem.families.support import RowError
+from jaxem.knowledge.labelled import label_rows
 from jaxem.latent import forward_backward, markov
 from jaxem.latent.mixture import EMPTY_BELOW
 from jaxem.latent.nested import as_family
 from jaxem.latent.sequences import (
     SAMPLE_LENGTH,
     Sequences,
+    SequenceUnits,
     as_sequences,
     from_time_rows,
     inside,
     is_single,
     time_rows,
     time_weights,
+    volume_of_sequences,
 )
 from jaxem.model import EStep, Model, model_class, static
 
@@ -148,6 +152,13 @@ class HMM(Model):
         lengths = self.rows(x).n_observations
         return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
 
+    def labelled(self, x, labels):
+        x = self.rows(x)
+        if x.single is not None and not inputs.is_traced(labels):
+            labels = np.asarray(labels)[None]
+        emission, values = label_rows(self.emission, x.values, labels, x.shape, self.n_states)
+        return dataclasses.replace(self, emission=emission), x._replace(values=values)
+
     def prepare(self, x, weights=None, centred=False):
         if isinstance(x, Prepared):
             return x
@@ -239,11 +250,26 @@ class HMM(Model):
         rows, counts = _thinned(row_key, time_rows(z), time_weights(z, weights))
         embedded = self.emission.embed(rows, counts)
         resp = starts.responsibilities(kind, emission_key, embedded, counts, self.n_states)
-        resp = resp if counts is None else resp * counts[:, None]
-        emissions = self.emission.init_components(jax.random.fold_in(emission_key, 1), rows, resp)
+        emissions = self._emissions(emission_key, self.emission.informed(resp, rows), rows, counts)
         transition = self._random_transition(chain_key, resp.dtype)
-        params = HMMParams(jnp.full(self.n_states, 1 / self.n_states, resp.dtype), transition, emissions)
-        return self.params_from_units(units, params)
+        return self.params_from_units(units, self._at_even_initial(transition, emissions))
+
+    def pooled(self, x, weights=None):
+        x = self.rows(x)
+        units = self.units(x, weights)
+        z = self.to_units(units, x)
+        rows = time_rows(z)
+        even = jnp.full((inputs.n_rows(rows), self.n_states), 1 / self.n_states, z.dtype)
+        emissions = self._emissions(jax.random.key(0), even, rows, time_weights(z, weights))
+        return self.params_from_units(units, self._at_even_initial(self._even_transition(z.dtype), emissions))
+
+    def _emissions(self, key, resp, rows, counts):
+        """The emissions' params from responsibilities [t n, k] by themselves, as starts have them."""
+        resp = resp if counts is None else resp * counts[:, None]
+        return self.emission.init_components(jax.random.fold_in(key, 1), rows, resp)
+
+    def _at_even_initial(self, transition, emissions):
+        return HMMParams(jnp.full(self.n_states, 1 / self.n_states, transition.dtype), transition, emissions)
 
     def embed(self, x, weights=None):
         """Mean and mean square of each sequence's observations, in the emission's own coordinates."""
@@ -269,6 +295,24 @@ class HMM(Model):
     def expected_log_joint(self, params, stats):
         chain = xlogy(stats.initial, self._initial(params)).sum() + xlogy(stats.transitions, params.transition).sum()
         return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
+
+    def pseudo_statistics(self, params, strength, units=None):
+        """Those of Dirichlet priors on the initial and every row of the transition probabilities; the emissions' own.
+
+        `strength.initial` sequences in all, `strength.transition` transitions from every state.
+        """
+        emissions = self.emission.pseudo_statistics(
+            params.emissions, strength.emissions, None if units is None else units.rows
+        )
+        transitions = strength.transition * params.transition
+        return HMMStats(strength.initial * self._initial(params), transitions, emissions)
+
+    def conditional_mean(self, params, x):
+        rows = self.rows(x)
+        resp = self.e_step(params, x).resp.posterior
+        means = from_time_rows(self.emission.conditional_mean(params.emissions, time_rows(rows)), *rows.shape)
+        weighted = jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 3)) * leaf).sum(2), means)
+        return self._as_given(x, weighted)
 
     def assignment_entropy(self, resp):
         return -_expected_log_posterior(resp, resp)
@@ -397,6 +441,9 @@ class HMM(Model):
     def empty(self, params, stats):
         return stats.emissions.count < EMPTY_BELOW
 
+    def check_finite(self, x):
+        self.emission.check_finite(self.rows(x).values)
+
     def check(self, x, params=None):
         self._check_size(params)
         x = self.rows(x)
@@ -449,11 +496,11 @@ class HMM(Model):
     def units(self, x, weights=None):
         x = self.rows(x)
         units = self.emission.units(time_rows(x), time_weights(x, weights))
-        return None if units is None else Units(units, x.n_observations)
+        return None if units is None else SequenceUnits(units, x.n_observations)
 
     def origin(self, x, params=None):
         origin = self.emission.origin(time_rows(x), None if params is None else params.emissions)
-        return None if origin is None else Units(origin, x.n_observations)
+        return None if origin is None else SequenceUnits(origin, x.n_observations)
 
     def refine(self, params, resp, z, weights=None):
         z = self.rows(z)
@@ -464,30 +511,23 @@ class HMM(Model):
         x = self.rows(x)
         if units is None:
             return x
-        moved = self.emission.to_units(units.emission, time_rows(x))
+        moved = self.emission.to_units(units.rows, time_rows(x))
         return x._replace(values=from_time_rows(moved, *x.shape))
 
     def params_to_units(self, units, params):
         if units is None:
             return params
-        return params._replace(emissions=self.emission.params_to_units(units.emission, params.emissions))
+        return params._replace(emissions=self.emission.params_to_units(units.rows, params.emissions))
 
     def params_from_units(self, units, params):
         if self.initial == "stationary":
             params = params._replace(initial=markov.stationary(params.transition))
         if units is None:
             return params
-        return params._replace(emissions=self.emission.params_from_units(units.emission, params.emissions))
+        return params._replace(emissions=self.emission.params_from_units(units.rows, params.emissions))
 
     def log_volume(self, units):
-        return 0.0 if units is None else units.lengths * self.emission.log_volume(units.emission)
-
-
-class Units(NamedTuple):
-    """The emission's units, and how many observations each sequence has [n]: every one changes the density."""
-
-    emission: Any
-    lengths: Any
+        return 0.0 if units is None else volume_of_sequences(units, self.emission.log_volume(units.rows))
 
 
 def _emitted(states, rows):

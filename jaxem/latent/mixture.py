@@ -1,5 +1,6 @@
 """A finite mixture of any family: one discrete hidden variable per row."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
+from jaxem.knowledge.labelled import label_rows
 from jaxem.latent.nested import as_family
 from jaxem.model import EStep, Model, model_class, static
 
@@ -24,6 +26,13 @@ class Latent(NamedTuple):
 
     resp: Any
     component: Any
+
+
+class MixtureStats(NamedTuple):
+    """count [k]: expected number of rows of each component, what the weights rest on; the components' statistics."""
+
+    count: Any
+    components: Any
 
 
 @model_class
@@ -78,12 +87,27 @@ class Mixture(Model):
     def embed(self, x, weights=None):
         return self.component.embed(x, weights)
 
+    def labelled(self, x, labels):
+        x = self.component.rows(x)
+        component, x = label_rows(self.component, x, labels, (inputs.n_rows(x),), self.n_components)
+        return dataclasses.replace(self, component=component), x
+
     def init(self, key, x, weights=None, kind=0, n_active=None):
         """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
         units = self.units(x, weights)
         z = self.to_units(units, x)
         rows = self.component.embed(z, weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active, self.start_spread)
+        return self._from_resp(key, self.component.informed(resp, z), units, z, weights)
+
+    def pooled(self, x, weights=None):
+        units = self.units(x, weights)
+        z = self.to_units(units, x)
+        even = jnp.full((inputs.n_rows(z), self.n_components), 1 / self.n_components, jax.tree.leaves(z)[0].dtype)
+        return self._from_resp(jax.random.key(0), even, units, z, weights)
+
+    def _from_resp(self, key, resp, units, z, weights):
+        """Params from responsibilities by themselves, as starts have them."""
         resp = resp if weights is None else resp * weights[:, None]
         components = self.component.init_components(jax.random.fold_in(key, 1), z, resp)
         return self.params_from_units(units, MixtureParams(self._weights(resp.sum(0), None), components))
@@ -99,10 +123,10 @@ class Mixture(Model):
     def sufficient_statistics(self, resp, x, weights=None):
         resp, latent = resp if isinstance(resp, Latent) else (resp, None)
         weighted = resp if weights is None else resp * weights[:, None]
-        return self.component.sufficient_statistics(latent, x, weighted)
+        return MixtureStats(weighted.sum(0), self.component.sufficient_statistics(latent, x, weighted))
 
     def maximize(self, stats, params=None):
-        components = self.component.maximize(stats, None if params is None else params.components)
+        components = self.component.maximize(stats.components, None if params is None else params.components)
         return MixtureParams(self._weights(stats.count, params), components)
 
     def _weights(self, count, params):
@@ -116,11 +140,27 @@ class Mixture(Model):
 
     def expected_log_joint(self, params, stats):
         weights = jax.scipy.special.xlogy(stats.count, params.weights).sum()
-        return weights + self.component.expected_log_joint(params.components, stats)
+        return weights + self.component.expected_log_joint(params.components, stats.components)
 
     def assignment_entropy(self, resp):
         resp = self.posterior_of(resp)
         return -jax.scipy.special.xlogy(resp, resp).sum(-1)
+
+    def tempered(self, resp, exponent):
+        own, resp = resp, self.posterior_of(resp)
+        top = jnp.log(resp) - jnp.log(resp).max(-1, keepdims=True)
+        raised = jax.nn.softmax(exponent * top, -1)
+        return own._replace(resp=raised) if isinstance(own, Latent) else raised
+
+    def pseudo_statistics(self, params, strength, units=None):
+        """Those of a Dirichlet prior on the weights, `strength.weights` rows in all, and the components' own."""
+        components = self.component.pseudo_statistics(params.components, strength.components, units)
+        return MixtureStats(strength.weights * params.weights, components)
+
+    def conditional_mean(self, params, x):
+        resp = self.posterior(params, x)
+        means = self.component.conditional_mean(params.components, x)
+        return jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 2)) * leaf).sum(1), means)
 
     def latent_entropy(self, resp):
         entropy = self.assignment_entropy(resp)
@@ -168,7 +208,7 @@ class Mixture(Model):
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
 
     def degenerate(self, params, size):
-        of_component = size if self.judged_by_statistics else self._counts(params, size)
+        of_component = size.components if self.judged_by_statistics else self._counts(params, size)
         return self.component.degenerate(params.components, of_component) & ~self.empty(params, size)
 
     def empty(self, params, size):
@@ -178,9 +218,16 @@ class Mixture(Model):
         """Rows of each component: their statistics' count, or its share of n_points."""
         return size.count if self.judged_by_statistics else params.weights * size
 
+    def check_finite(self, x):
+        self.component.check_finite(x)
+
     def check(self, x, params=None):
         self._check_size(params)
         self.component.check(x, None if params is None else params.components)
+        seen = self.component.observed(x)
+        if seen is not None and not seen.all():
+            count, row = inputs.first_bad_row(~seen)
+            raise ValueError(f"x: every entry is missing in {count} of {len(seen)} rows, the first is row {row}")
 
     def check_shapes(self, x, params=None):
         self._check_size(params)
@@ -221,7 +268,7 @@ class Mixture(Model):
         return self.component.prepare(x, weights, centred)
 
     def shared_log_lik(self, params, stats):
-        return self.component.shared_log_lik(params.components, stats)
+        return self.component.shared_log_lik(params.components, stats.components)
 
     def ill_conditioned(self, params):
         return self.component.ill_conditioned(params.components)

@@ -58,6 +58,9 @@ class Nested(Family):
     def n_observations(self, x, weights=None):
         return self.model.n_observations(x, weights)
 
+    def check_finite(self, x):
+        self.model.check_finite(x)
+
     def embed(self, x, weights=None):
         return self.model.embed(x, weights)
 
@@ -95,6 +98,14 @@ class Nested(Family):
 
     def log_prior(self, params):
         return jnp.sum(self._each(lambda p: jnp.asarray(self.model.log_prior(p)), params))
+
+    def pseudo_statistics(self, params, strength, units=None):
+        parts = jax.vmap(lambda p: self.model.pseudo_statistics(p, strength, units))(params)
+        return NestedStats(jnp.zeros(len(jax.tree.leaves(params)[0]), jax.tree.leaves(params)[0].dtype), parts)
+
+    def conditional_mean(self, params, x):
+        means = jax.vmap(lambda p: self.model.conditional_mean(p, x))(params)
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), means)
 
     def latent_entropy(self, resp):
         return self._each(self.model.latent_entropy, resp).T

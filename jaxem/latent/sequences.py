@@ -38,6 +38,13 @@ class Sequences(NamedTuple):
         return np.full(n, t, self.dtype) if self.lengths is None else self.lengths
 
 
+class SequenceUnits(NamedTuple):
+    """The units of single observations, and how many each sequence has [n]: every one changes the density."""
+
+    rows: Any
+    lengths: Any
+
+
 def pad_sequences(sequences):
     """(values [n, t, ...], lengths [n]) from a list of n arrays [t_i, ...] of unequal lengths; zeros fill up.
 
@@ -163,3 +170,13 @@ def time_weights(sequences, weights):
         return None if mask is None else mask.astype(sequences.dtype).ravel()
     weights = jnp.broadcast_to(weights, (t, n))
     return (weights if mask is None else jnp.where(mask, weights, 0)).ravel()
+
+
+def volume_of_sequences(units, volume):
+    """log-volumes [n] from the observations' own: one number, or one for each of [t n] where they differ."""
+    n = len(units.lengths)
+    if np.ndim(volume) == 0:
+        return units.lengths * volume
+    volume = volume.reshape(-1, n)
+    module = np if isinstance(volume, np.ndarray) else jnp
+    return module.where(module.arange(len(volume))[:, None] < units.lengths, volume, 0).sum(0)

@@ -15,6 +15,7 @@ from jaxem.families.gaussian import LOG_2PI
 from jaxem.latent.sequences import (
     SAMPLE_LENGTH,
     Sequences,
+    SequenceUnits,
     as_sequences,
     from_time_rows,
     inside,
@@ -256,11 +257,11 @@ class StateSpace(Model):
 
     def units(self, x, weights=None):
         x = self.rows(x)
-        return Units(_units.standardize(time_rows(x), time_weights(x, weights), "diag"), x.n_observations)
+        return SequenceUnits(_units.standardize(time_rows(x), time_weights(x, weights), "diag"), x.n_observations)
 
     def origin(self, x, params=None):
         origin = _units.origin(time_rows(self.rows(x)))
-        return None if origin is None else Units(origin, self.rows(x).n_observations)
+        return None if origin is None else SequenceUnits(origin, self.rows(x).n_observations)
 
     def to_units(self, units, x):
         x = self.rows(x)
@@ -282,13 +283,6 @@ class StateSpace(Model):
 
     def log_volume(self, units):
         return units.lengths * _units.log_volume(units.rows)
-
-
-class Units(NamedTuple):
-    """The columns' units, and how many observations each sequence has [n]: every one changes the density."""
-
-    rows: Any
-    lengths: Any
 
 
 def _smooth(params, rows, used):

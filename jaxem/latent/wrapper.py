@@ -1,5 +1,6 @@
 """A model that is another one in all but a few methods."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,7 +11,8 @@ _TAKEN_OVER = (
     *("init", "sufficient_statistics", "maximize", "constraints", "log_prior", "expected_log_joint"),
     *("latent_entropy", "assignment_entropy", "latent_divergence", "posterior_of", "sample", "sample_like"),
     *("permute", "degenerate", "empty"),
-    *("embed", "rows", "n_observations", "check", "check_shapes", "check_resp", "check_fit"),
+    *("embed", "rows", "n_observations", "check_finite", "check", "check_shapes", "check_resp", "check_fit"),
+    *("conditional_mean", "tempered", "pseudo_statistics", "settle"),
     *("prepare", "shared_log_lik", "ill_conditioned"),
     *("units", "refine", "origin", "to_units", "params_to_units", "params_from_units", "log_volume"),
 )
@@ -29,6 +31,13 @@ class Wrapper(Model):
     def judged_by_statistics(self):
         return self.model.judged_by_statistics
 
+    def in_units(self, units):
+        return dataclasses.replace(self, model=self.model.in_units(units))
+
+    def labelled(self, x, labels):
+        model, x = self.model.labelled(x, labels)
+        return dataclasses.replace(self, model=model), x
+
     def __getattr__(self, name):
         # Only for what the contract does not declare (n_components, ...).
         if name.startswith("_") or name == "model":
@@ -36,12 +45,23 @@ class Wrapper(Model):
         return getattr(self.model, name)
 
 
-def _take_over(name):
+class SameDensity(Wrapper):
+    """A wrapper that changes how params are estimated, and nothing about the distribution they stand for."""
+
+    @property
+    def normalised(self):
+        return self.model.normalised
+
+
+def _take_over(cls, name):
     def method(self, *args, **kwargs):
         return getattr(self.model, name)(*args, **kwargs)
 
-    setattr(Wrapper, name, functools.wraps(getattr(Model, name))(method))
+    setattr(cls, name, functools.wraps(getattr(Model, name))(method))
 
 
 for _name in _TAKEN_OVER:
-    _take_over(_name)
+    _take_over(Wrapper, _name)
+
+for _name in ("e_step", "hard_e_step", "posterior", "predict"):
+    _take_over(SameDensity, _name)

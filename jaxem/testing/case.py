@@ -91,6 +91,11 @@ class Case:
         return compiled(self.model.to_units)(self.units, self.x)
 
     @cached_property
+    def inner(self):
+        """The model with its hyperparameters in standard units."""
+        return on_host(self.model.in_units(self.units))
+
+    @cached_property
     def starts(self):
         """Params in the data's units, one per kind of start."""
         kinds = [r % len(self.model.start_kinds) for r in range(N_STARTS)]
@@ -133,28 +138,28 @@ class Case:
     @cached_property
     def expectation(self):
         """(params, z, weights) -> resp, log_prob and statistics."""
-        return compiled(partial(expect, self.model))
+        return compiled(partial(expect, self.inner))
 
     @cached_property
     def maximize(self):
         """(stats, params) -> params."""
-        return compiled(self.model.maximize)
+        return compiled(self.inner.maximize)
 
     @cached_property
     def unconstrain(self):
-        return compiled(partial(unconstrain, self.model))
+        return compiled(partial(unconstrain, self.inner))
 
     @cached_property
     def constrain(self):
-        return compiled(partial(constrain, self.model))
+        return compiled(partial(constrain, self.inner))
 
     @cached_property
     def q_and_gradient(self):
         """(free, stats) -> Q plus the log prior, per example, and its gradient in unconstrained coordinates."""
 
         def q(free, stats):
-            params = constrain(self.model, free)
-            return (self.model.expected_log_joint(params, stats) + self.model.log_prior(params)) / self.n
+            params = constrain(self.inner, free)
+            return (self.inner.expected_log_joint(params, stats) + self.inner.log_prior(params)) / self.n
 
         return compiled(jax.value_and_grad(q))
 
@@ -163,8 +168,8 @@ class Case:
         """(free, z, weights) -> gradient of the log-likelihood plus the log prior, per example."""
 
         def objective(free, z, weights):
-            params = constrain(self.model, free)
-            return ((weights * self.model.log_prob(params, z)).sum() + self.model.log_prior(params)) / self.n
+            params = constrain(self.inner, free)
+            return ((weights * self.inner.log_prob(params, z)).sum() + self.inner.log_prior(params)) / self.n
 
         return compiled(jax.grad(objective))
 

@@ -78,9 +78,9 @@ def _chunks(case):
 
     @compiled
     def evaluate(params, z, weights):
-        forms = [make_problem(case.model, z, weights, chunk, centred=c) for c in (False, True)]
+        forms = [make_problem(case.inner, z, weights, chunk, centred=c) for c in (False, True)]
         sums = [form.expectation(params) for form in forms]
-        return [(log_lik, case.model.maximize(stats, params)) for stats, log_lik in sums]
+        return [(log_lik, case.inner.maximize(stats, params)) for stats, log_lik in sums]
 
     whole = case.at_start.log_prob.sum()
     for form, (log_lik, params) in zip(
@@ -122,7 +122,7 @@ def _repeated(case):
 @check(2, "no weights are weights of 1")
 def _unweighted(case):
     case.needs_statistics()
-    stats = compiled(case.model.sufficient_statistics)(case.at_start.resp, case.z)
+    stats = compiled(case.inner.sufficient_statistics)(case.at_start.resp, case.z)
     case.same_sums("stats(weights=None)", stats, case.at_start.stats)
 
 
@@ -155,7 +155,7 @@ def _nothing_better(case):
 @check(3, "Q is linear in the statistics")
 def _q_linear(case):
     case.needs_statistics()
-    q = compiled(lambda params, stats: case.model.expected_log_joint(params, stats))
+    q = compiled(lambda params, stats: case.inner.expected_log_joint(params, stats))
     parts = [case.expectation(case.points[0], case.z, w).stats for w in case.weights]
     both = jax.tree.map(lambda u, v: 2 * u + 3 * v, *parts)
     separate = 2 * q(case.moved, parts[0]) + 3 * q(case.moved, parts[1])
@@ -188,7 +188,7 @@ def _em_step(case, params):
     """(log-likelihood at params, params one step on), from the contract alone."""
     now = case.expectation(params, case.z, case.ones)
     new = case.maximize(now.stats, params) if case.model.additive else on_host(case.model.m_step(now.resp, case.z))
-    return now.log_prob.sum(dtype=np.float64) + float(case.model.log_prior(params)), new
+    return now.log_prob.sum(dtype=np.float64) + float(case.inner.log_prior(params)), new
 
 
 def _paths(case):
@@ -215,7 +215,7 @@ def _monotone(case):
 @check(5, "log-likelihood = ELBO(q) + KL(q), for the posterior and for another q")
 def _bound(case):
     case.needs_statistics()
-    model, params = case.model, case.points[0]
+    model, params = case.inner, case.points[0]
 
     parts = compiled(lambda resp: (elbo(model, params, resp, case.z), kl_gap(model, params, resp, case.z)))
     log_lik = case.at_start.log_prob.sum()
@@ -249,7 +249,7 @@ def _any_vector(case):
             lambda at, new, may: np.where(may, new, at), free, normal_like(case.rng, free), case.movable
         )
         params = case.constrain(moved)
-        for path, problem in violations(case.model, params):
+        for path, problem in violations(case.inner, params):
             raise Violation(f"constrain(random vector){path}: {problem}")
         if not np.isfinite(case.expectation(params, case.z, case.ones).log_prob).all():
             raise Violation("log_prob at constrain(random vector) is not finite")
@@ -349,7 +349,7 @@ def _jit(case):
     case.same("e_step.log_prob", log_prob, case.at_start.log_prob, case.tol.jit, 1)
     case.same("e_step.resp", resp, case.at_start.resp, case.tol.jit * 10, 1)
     if case.model.additive:
-        params = case.model.maximize(case.at_start.stats, case.points[0])
+        params = case.inner.maximize(case.at_start.stats, case.points[0])
         case.same("maximize(stats)", params, case.moved, case.tol.jit * 10, 1)
 
 
