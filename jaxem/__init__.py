@@ -4,6 +4,7 @@ from jaxem import datasets
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
 from jaxem.alignment import align
+from jaxem.annealing import anneal
 from jaxem.bound import elbo, kl_gap, q_function
 from jaxem.comparison import compare_algorithms
 from jaxem.constraints import constrain, n_free_params, unconstrain
@@ -38,6 +39,7 @@ from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
 from jaxem.knowledge.missing import Missing
 from jaxem.knowledge.prior import WithPrior, weak_prior
 from jaxem.knowledge.repeated import Repeated, group_rows
+from jaxem.knowledge.restricted import Restricted, restrict
 from jaxem.latent.gated import GatedMixture, GatedParams
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM, HMMParams

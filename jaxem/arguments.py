@@ -16,13 +16,15 @@ def check_arguments(model, arguments: dict, method: str) -> dict:
     Prepared data (a NamedTuple of the model's own making) pass as they are.
     """
     x = arguments.get("x")
+    arguments = dict(arguments)
+    if isinstance(arguments.get("kind"), str):
+        arguments["kind"] = start_kind(model, arguments["kind"])
     if inputs.is_traced(model, arguments):
         if isinstance(x, jax.Array):
             _as_said_here(model.check_shapes, x, arguments.get("params"))
             if method == "init":
                 model.check_fit(x, arguments.get("weights"), x.dtype)
         return arguments
-    arguments = dict(arguments)
     if "key" in arguments:
         inputs.check_key(arguments["key"])
     if "n" in arguments:

@@ -17,6 +17,9 @@ from jaxem import linalg
 class Constraint:
     """One kind of place. `to_params(u)` and `to_free(value)` are inverse to each other."""
 
+    #: How many trailing axes of a leaf make one place (a matrix has 2); the axes before them number places.
+    event_ndim = 0
+
     def to_params(self, free):
         raise NotImplementedError
 
@@ -26,6 +29,10 @@ class Constraint:
     def n_free(self, shape) -> int:
         """Degrees of freedom of a leaf of this shape."""
         raise NotImplementedError
+
+    def moves(self, free):
+        """A tree like `free`: which coordinates a fit may move."""
+        return jnp.ones_like(free, bool)
 
     def violation(self, value) -> str | None:
         """What is wrong with a concrete leaf, or None (host side)."""
@@ -95,6 +102,8 @@ class UnitInterval(Constraint):
 class Simplex(Constraint):
     """Probabilities along the last axis: value = softmax([u, 0])."""
 
+    event_ndim = 1
+
     def to_params(self, free):
         return jax.nn.softmax(jnp.concatenate([free, jnp.zeros((*free.shape[:-1], 1), free.dtype)], -1), -1)
 
@@ -130,6 +139,8 @@ class PositiveDefinite(Constraint):
     """Symmetric positive definite matrices: value = floor I + L L^T, L lower triangular with exp(u) on its diagonal."""
 
     floor: float = 0.0
+
+    event_ndim = 2
 
     def to_params(self, free):
         lower = linalg.unpack_lower(free)
@@ -171,6 +182,13 @@ class Fixed(Constraint):
 
     place: Constraint = Real()
 
+    @property
+    def event_ndim(self):
+        return self.place.event_ndim
+
+    def moves(self, free):
+        return jnp.zeros_like(free, bool)
+
     def to_params(self, free):
         return jax.lax.stop_gradient(free)
 
@@ -196,6 +214,11 @@ def constrain(model, free):
 def unconstrain(model, params):
     """Unconstrained coordinates of parameters."""
     return jax.tree.map(lambda c, p: c.to_free(p), model.constraints(), params, is_leaf=_is_constraint)
+
+
+def movable(model, free):
+    """A tree like the unconstrained coordinates `free`: which of them a fit may move."""
+    return jax.tree.map(lambda c, u: c.moves(u), model.constraints(), free, is_leaf=_is_constraint)
 
 
 def n_free_params(model, params) -> int:

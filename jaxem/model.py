@@ -250,7 +250,7 @@ class Model:
         raise NotImplementedError(f"{type(self).__name__}.pseudo_statistics")
 
     def pooled(self, x, weights=None) -> Any:
-        """Params at which every component is what a single one would be: where nothing is known of the hidden values."""
+        """Params at which every component is what a single one would be: nothing is known of the hidden values."""
         raise NotImplementedError(f"{type(self).__name__}.pooled")
 
     def in_units(self, units):

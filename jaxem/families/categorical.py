@@ -28,6 +28,8 @@ class PaddedSimplex(Simplex):
 
     sizes: tuple = ()
 
+    event_ndim = 2
+
     def to_params(self, free):
         width = max(self.sizes)
         index = np.full((len(self.sizes), width), free.shape[-1] + 1)

@@ -40,6 +40,8 @@ class Columns(Constraint):
 
     places: tuple
 
+    event_ndim = 1
+
     def _each(self, method, leaf):
         columns = [getattr(place, method)(leaf[..., j]) for j, place in enumerate(self.places)]
         return jnp.stack(columns, -1)

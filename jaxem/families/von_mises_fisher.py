@@ -36,6 +36,8 @@ def _pole(d):
 class UnitVector(Constraint):
     """The unit sphere along the last axis in d - 1 coordinates, by stereographic projection from `_pole`."""
 
+    event_ndim = 1
+
     def to_params(self, free):
         square = (free * free).sum(-1, keepdims=True)
         flat = jnp.concatenate([2 * free, square - 1], -1) / (square + 1)

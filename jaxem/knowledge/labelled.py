@@ -1,4 +1,4 @@
-"""What is known of the hidden values of single rows: labels, allowed sets, prior responsibilities. All are one table."""
+"""What is known of hidden values: labels, allowed sets and prior responsibilities of rows, all in one table."""
 
 import functools
 import inspect

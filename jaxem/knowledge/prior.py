@@ -89,7 +89,7 @@ class WithPrior(SameDensity):
 
 
 def weak_prior(model, x, strength=1.0, weights=None) -> WithPrior:
-    """`model` with a prior scaled by the data: as if every component had seen `strength` more rows, spread like all of x.
+    """`model` with a prior scaled by the data: as if each component had seen `strength` more rows like all of x.
 
     It keeps every component's covariance (rate, probability...) away from 0, where the likelihood has no maximum, and
     fades as components hold more rows; Fraley and Raftery (2007) for normal mixtures. The cure for DEGENERATE.

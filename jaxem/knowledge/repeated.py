@@ -157,7 +157,7 @@ class Repeated(Wrapper, Family):
         rows = from_time_rows(self.model.conditional_mean(params, time_rows(x)), *x.shape)
         return jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
 
-    # --- units are those of the rows -----------------------------------------------------------------------------------
+    # --- units are those of the rows -----------------------------------------------------------------------------
 
     def units(self, x, weights=None):
         x = self.rows(x)

@@ -25,6 +25,8 @@ class SparseSimplex(Simplex):
 
     allowed: tuple = ()
 
+    event_ndim = 2
+
     def _layout(self):
         allowed = np.asarray(self.allowed, bool)
         last = allowed.shape[1] - 1 - np.argmax(allowed[:, ::-1], 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem import inputs
-from jaxem.constraints import Constraint, Fixed, constrain, unconstrain
+from jaxem.constraints import constrain, movable, unconstrain
 
 
 class Violation(AssertionError):  # noqa: N818
@@ -117,13 +117,8 @@ class Case:
 
     @cached_property
     def movable(self):
-        """A tree like params: 0 for leaves that fits do not move, 1 for the others."""
-        places = self.model.constraints()
-        return jax.tree.map(
-            lambda place: np.asarray(not isinstance(place, Fixed), self.dtype),
-            places,
-            is_leaf=lambda node: isinstance(node, Constraint),
-        )
+        """A tree like unconstrained coordinates: which of them fits may move."""
+        return on_host(movable(self.inner, self.unconstrain(self.points[0])))
 
     @cached_property
     def weights(self):
