@@ -8,8 +8,8 @@ from jaxem import inputs
 from jaxem.arguments import as_params, check_values
 
 #: Measured on starts of the kind "rows", 64 each: Old Faithful (full, k 3), iris (diag, k 3), ruspini (spherical, k 4)
-#: and geyser (diag, k 4) reach the best optimum from 2, 28, 41, 39 of them, and with this from 39, 62, 58, 64. From 0.1 on,
-#: normal components merge into one and stay there; iris (full, k 3) gains nothing.
+#: and geyser (diag, k 4) reach the best optimum from 2, 28, 41, 39 of them, and with this from 39, 62, 58, 64. From 0.1
+#: on, normal components merge into one and stay there; iris (full, k 3) gains nothing.
 EXPONENTS = tuple(np.geomspace(0.5, 1.0, 6).round(3).tolist())
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from hmmlearn import hmm as hmmlearn
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, multivariate_t, norm
+from scipy.stats import expon, multivariate_normal, multivariate_t, norm, poisson
 
 import jaxem
 
@@ -71,6 +71,46 @@ def lines_of_one_variance(params, x):
     coef, var = params.components
     each = params._replace(components=(coef, np.broadcast_to(var, len(coef))))
     return marginal(lambda b, v, x: norm.logpdf(x[1], x[0] @ b, np.sqrt(v)))(each, x)
+
+
+def seen_normals(covariance):
+    """A Gaussian mixture of rows with holes, and noise of known covariances: normals of what was seen of each row."""
+
+    def reference(params, x):
+        values, noise = x if isinstance(x, tuple) else (x, np.zeros(np.shape(x)))
+        mean = np.asarray(params.components.mean, np.float64)
+        covs = gaussian_covariances(covariance, params.components.cov, *mean.shape)
+        total = []
+        for row, own in zip(np.asarray(values, np.float64), np.asarray(noise, np.float64), strict=True):
+            seen = np.flatnonzero(~np.isnan(row))
+            extra = np.diag(own) if own.ndim == 1 else own
+            each = [
+                multivariate_normal(m[seen], (c + extra)[np.ix_(seen, seen)]).logpdf(row[seen])
+                for m, c in zip(mean, covs, strict=True)
+            ]
+            total.append(logsumexp(np.log(np.asarray(params.weights, np.float64)) + np.array(each)))
+        return np.array(total)
+
+    return reference
+
+
+def of_intervals(rate, x):
+    """An exponential time that was seen, or is known to lie between two ends."""
+    lower, upper = x
+    between = np.log(np.maximum(expon.sf(lower, scale=1 / rate) - expon.sf(upper, scale=1 / rate), 1e-300))
+    return np.where(lower == upper, expon.logpdf(lower, scale=1 / rate), between)
+
+
+def of_groups_of_counts(rate, x):
+    """Counts of one group share their rate."""
+    inside = np.arange(x.values.shape[1]) < x.lengths[:, None]
+    return (inside * poisson.logpmf(x.values, rate)).sum(1)
+
+
+def of_labelled_normals(params, x):
+    """The evidence of every component times its density."""
+    with np.errstate(divide="ignore"):
+        return logsumexp(gaussian_joint("full", params, x.rows) + np.log(np.asarray(x.evidence)), axis=1)
 
 
 def mixture_of_mixtures(params, x):

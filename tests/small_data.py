@@ -113,3 +113,54 @@ def walks():
     rng = np.random.default_rng(0)
     hidden = np.cumsum(rng.normal(size=(6, 16, 1)), 1)
     return hidden * np.array([1.0, -0.5, 0.3]) + 0.3 * rng.normal(size=(6, 16, 3))
+
+
+def with_holes(x, share=0.2):
+    """x with this share of its entries missing at random, and one at least left in every row."""
+    x = x.copy()
+    drawn = np.random.default_rng(6).random(x.shape) < share
+    drawn[np.arange(len(x)), np.arange(len(x)) % x.shape[1]] = False
+    x[drawn] = np.nan
+    return x
+
+
+def numbers_with_holes(x):
+    """Every fourth number missing."""
+    return np.where(np.arange(len(x)) % 4 == 3, np.nan, x)
+
+
+def noise_variances(n, d):
+    return np.random.default_rng(8).gamma(2.0, 0.3, (n, d))
+
+
+def noise_covariances(n, d):
+    factor = 0.6 * np.random.default_rng(8).standard_normal((n, d, d))
+    return factor @ factor.swapaxes(1, 2) + 0.1 * np.eye(d)
+
+
+def sequences_with_holes():
+    """Holes in single entries, and whole observations missing."""
+    x = with_holes(groups(96, 2)).reshape(6, 16, 2)
+    x[:, 5] = np.nan
+    return x
+
+
+def intervals(n=90):
+    """Times: seen, right-censored at 3, or known up to a unit."""
+    x = times(n)
+    kind = np.arange(n) % 3
+    lower = np.where(kind == 0, x, np.where(kind == 1, np.minimum(x, 3), np.floor(x)))
+    upper = np.where(kind == 0, x, np.where((kind == 1) & (x > 3), np.inf, np.where(kind == 1, x, np.floor(x) + 1)))
+    return lower, upper
+
+
+def grouped_counts():
+    """Thirty groups of one to four counts."""
+    sizes = np.arange(30) % 4 + 1.0
+    rates = np.array([1.0, 6.0, 20.0])[_member(30)]
+    return np.random.default_rng(9).poisson(rates[:, None], (30, 4)).astype(float), sizes
+
+
+def labels(n, k):
+    """Known for every third row."""
+    return np.where(np.arange(n) % 3 == 0, np.random.default_rng(7).integers(k, size=n), -1)

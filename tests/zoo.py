@@ -16,6 +16,10 @@ from references import (
     of_codes,
     of_counts,
     of_gaussians,
+    of_groups_of_counts,
+    of_intervals,
+    of_labelled_normals,
+    seen_normals,
     student_t_mixture,
 )
 from scipy.special import expit, logsumexp
@@ -433,6 +437,114 @@ CHAINS = (
 )
 
 
+# --- what is known, missing or believed -------------------------------------------------------------------------------
+
+
+def known(name, model, make, reference=None, *, skipped=(), **options):
+    missing = () if reference else (REFERENCE,)
+    return Row(name, model, make, reference, skipped=(AFFINE_CHANGE, *missing, *skipped), **options)
+
+
+def _believed(model, x, strength):
+    """`model` with a prior at what all of x look like."""
+    return jaxem.WithPrior(model, jaxem.weak_prior(model, x).params, strength)
+
+
+LABELLED, LABELLED_ROWS = jaxem.gaussian_mixture(3).labelled(data.groups(90, 2), data.labels(90, 3))
+NIW = jaxem.MixtureParams(2.0, jaxem.GaussianParams(0.5, 6.0))
+ONE_CENTRE = jaxem.restrict(
+    jaxem.gaussian_mixture(2, "diag"),
+    jaxem.weak_prior(jaxem.gaussian_mixture(2, "diag"), data.groups(90, 2)).params,
+    tie="components.mean",
+    freeze={"components.cov": [[True], [False]]},
+)
+
+KNOWLEDGE = (
+    known(
+        "gaussian-missing",
+        jaxem.gaussian_mixture(2, missing=True),
+        lambda: data.with_holes(data.groups(90, 3)),
+        seen_normals("full"),
+        skipped=(BOUND,),
+    ),
+    known(
+        "gaussian-missing-spherical",
+        jaxem.gaussian_mixture(2, "spherical", missing=True),
+        lambda: data.with_holes(data.groups(90, 3)),
+        seen_normals("spherical"),
+        skipped=(BOUND,),
+    ),
+    known(
+        "gaussian-missing-diag",
+        jaxem.gaussian_mixture(2, "diag", missing=True),
+        lambda: data.with_holes(data.groups(90, 3)),
+        seen_normals("diag"),
+        skipped=(DRAWS,),
+    ),
+    known(
+        "gaussian-noise",
+        jaxem.gaussian_mixture(2, noise="full"),
+        lambda: (data.with_holes(data.groups(90, 2, 2)), data.noise_covariances(90, 2)),
+        seen_normals("full"),
+        skipped=(BOUND, DRAWS),
+    ),
+    known(
+        "gaussian-noise-diag",
+        jaxem.gaussian_mixture(2, "diag", noise="diag"),
+        lambda: (data.groups(90, 2, 2), data.noise_variances(90, 2)),
+        seen_normals("diag"),
+        skipped=(BOUND, DRAWS),
+    ),
+    known(
+        "mixed-missing",
+        jaxem.Mixture(jaxem.Product((jaxem.missing(jaxem.Bernoulli()), jaxem.missing(jaxem.Poisson()))), 2),
+        lambda: (data.with_holes(data.bits()), data.numbers_with_holes(data.counts())),
+        skipped=(DRAWS,),
+    ),
+    known(
+        "hmm-missing",
+        jaxem.gaussian_hmm(2, "diag", missing=True),
+        data.sequences_with_holes,
+        skipped=(DRAWS,),
+    ),
+    known(
+        "censored",
+        jaxem.exponential_mixture(2, censored=True),
+        data.intervals,
+        marginal(of_intervals),
+        skipped=(BOUND, DRAWS),
+    ),
+    known(
+        "grouped",
+        jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2),
+        data.grouped_counts,
+        marginal(of_groups_of_counts),
+        skipped=(DRAWS,),
+    ),
+    known("labelled", LABELLED, lambda: LABELLED_ROWS, of_labelled_normals, skipped=(NUMBERING, DRAWS)),
+    known(
+        "gaussian-prior",
+        _believed(jaxem.gaussian_mixture(2), data.groups(90, 2), NIW),
+        lambda: data.groups(90, 2),
+        lambda params, x: logsumexp(gaussian_joint("full", params, x), axis=1),
+    ),
+    known(
+        "poisson-prior",
+        _believed(jaxem.poisson_mixture(2), data.counts(), 2.0),
+        data.counts,
+        marginal(lambda rate, x: poisson.logpmf(x, rate)),
+        skipped=(DRAWS,),
+    ),
+    known(
+        "gaussian-restricted",
+        ONE_CENTRE,
+        lambda: data.groups(90, 2),
+        lambda params, x: logsumexp(gaussian_joint("diag", params, x), axis=1),
+        skipped=(NUMBERING,),
+    ),
+)
+
+
 ZOO = (
     gaussian("full", 2),
     gaussian("tied", 2),
@@ -446,6 +558,7 @@ ZOO = (
     *OTHERS,
     *COMPOSITIONS,
     *CHAINS,
+    *KNOWLEDGE,
 )
 
 
@@ -454,6 +567,8 @@ def table() -> str:
     groups = {}
     for row in ZOO:
         group, call = row.shown
+        if not group:
+            continue
         groups.setdefault(group, {})[f"`{call}`"] = None
     order = (VECTORS, NUMBERS, CODES, GIVEN, SEQUENCES, FACTORS, COMPOSED, HARD)
     assert set(order) == set(groups)

@@ -33,7 +33,10 @@ class Bernoulli(ExponentialFamily):
     """
 
     excludes = True
-    independent_columns = True
+
+    @property
+    def independent_columns(self):
+        return True
 
     def features(self, x):
         return jnp.concatenate([x, 1 - x])

@@ -73,7 +73,6 @@ class Categorical(ExponentialFamily):
     n_categories: int | tuple = static()
     scalar: bool = static(default=False)
     excludes = True
-    independent_columns = True
 
     def __post_init__(self):
         if isinstance(self.n_categories, (list, np.ndarray)):
@@ -91,6 +90,10 @@ class Categorical(ExponentialFamily):
     def width(self) -> int:
         """Categories of the largest item."""
         return max(self.n_categories) if isinstance(self.n_categories, tuple) else self.n_categories
+
+    @property
+    def independent_columns(self):
+        return True
 
     def features(self, x):
         return jax.nn.one_hot(jnp.atleast_1d(x).astype(jnp.int32), self.width, dtype=x.dtype).ravel()

@@ -106,7 +106,7 @@ class StudentT(Family):
         inner = self.gaussian.maximize(stats.gaussian, old)
         alive = alive_components(stats.count)
         safe = jnp.where(alive, stats.count, 1)
-        new = StudentTParams(*inner, self._df(stats, safe, params))
+        new = StudentTParams(inner.mean, inner.cov, self._df(stats, safe, params))
         return new if params is None else self.keep_where(alive, new, params)
 
     def _df(self, stats, safe, params):

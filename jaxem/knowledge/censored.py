@@ -31,7 +31,9 @@ class CensoredExponential(Incomplete):
 
     model: Exponential = Exponential()
 
-    row_ndim = (0, 0)
+    @property
+    def row_ndim(self):
+        return (0, 0)
 
     def prepare(self, x, weights=None, centred=False):
         return x

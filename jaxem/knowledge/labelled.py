@@ -61,6 +61,9 @@ class Labelled(Wrapper, Family):
         total = both.sum(-1, keepdims=True)
         return jnp.where(total > 0, both / jnp.where(total > 0, total, 1), share)
 
+    def permute(self, params, order):
+        raise NotImplementedError("permute: labels number the components")
+
     def in_units(self, units):
         return self
 

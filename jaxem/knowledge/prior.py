@@ -80,8 +80,12 @@ class WithPrior(SameDensity):
         proper = jnp.stack([jnp.min(jnp.asarray(leaf)) > 0 for leaf in jax.tree.leaves(self.strength)]).all()
         return self.model.degenerate(params, n_points) & ~proper
 
+    # The centred form's statistics are relative to the incumbent, and the prior's are not.
+
+    def prepare(self, x, weights=None, centred=False):
+        return self.model.prepare(x, weights)
+
     def ill_conditioned(self, params):
-        # The centred form's statistics are relative to the incumbent, and the prior's are not.
         return None
 
     def refine(self, params, resp, z, weights=None):
@@ -101,5 +105,15 @@ def weak_prior(model, x, strength=1.0, weights=None) -> WithPrior:
     >>> bool((every.status == jaxem.Status.DEGENERATE).any())
     False
     """
-    rows = model.rows(x)
-    return WithPrior(model, model.pooled(rows, weights), strength)
+    rows = inputs.on_host(model.rows(x))
+    model.check_finite(rows)
+    model.check(rows)
+    origin = model.origin(rows)
+    rows = jax.tree.map(jnp.asarray, rows if origin is None else model.to_units(origin, rows))
+    dtype = jnp.result_type(*jax.tree.leaves(rows))
+    weights = None if weights is None else jnp.asarray(inputs.as_weights(weights, inputs.n_rows(rows), dtype))
+    params = model.pooled(rows, weights)
+    if origin is not None:
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        params = model.params_from_units(origin, params)
+    return WithPrior(model, params, strength)

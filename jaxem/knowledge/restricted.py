@@ -154,8 +154,15 @@ class Restricted(SameDensity):
     def refine(self, params, resp, z, weights=None):
         return params
 
+    def permute(self, params, order):
+        raise NotImplementedError("permute: components have restrictions of their own")
+
+    # Statistics of the centred form have no Q to climb.
+
+    def prepare(self, x, weights=None, centred=False):
+        return self.model.prepare(x, weights)
+
     def ill_conditioned(self, params):
-        # Statistics of the centred form have no Q to climb.
         return None
 
     # --- units that keep columns apart: what is held or tied in the data's units is so in these ----------------------

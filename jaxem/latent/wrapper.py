@@ -32,11 +32,11 @@ class Wrapper(Model):
         return self.model.judged_by_statistics
 
     def in_units(self, units):
-        return dataclasses.replace(self, model=self.model.in_units(units))
+        return dataclasses.replace(self, model=self.model.in_units(units))  # type: ignore[type-var]
 
     def labelled(self, x, labels):
         model, x = self.model.labelled(x, labels)
-        return dataclasses.replace(self, model=model), x
+        return dataclasses.replace(self, model=model), x  # type: ignore[type-var]
 
     def __getattr__(self, name):
         # Only for what the contract does not declare (n_components, ...).
