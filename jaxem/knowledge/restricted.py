@@ -186,7 +186,7 @@ def _columnwise(units):
     """Units that no matrix mixes: `matrix` and `inverse`, wherever they are in the tree, become I."""
 
     def plain(path, leaf):
-        name = getattr(path[-1], "name", "")
+        name = getattr(path[-1], "name", "") if path else ""
         if name not in ("matrix", "inverse"):
             return leaf
         module = np if isinstance(leaf, np.ndarray) else jnp
