@@ -36,7 +36,7 @@ from jaxem.families.von_mises_fisher import VonMisesFisher, VonMisesFisherParams
 from jaxem.fitting import fit, raise_if_failed
 from jaxem.knowledge.censored import CensoredExponential
 from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
-from jaxem.knowledge.missing import Missing
+from jaxem.knowledge.missing import Missing, missing
 from jaxem.knowledge.prior import WithPrior, weak_prior
 from jaxem.knowledge.repeated import Repeated, group_rows
 from jaxem.knowledge.restricted import Restricted, restrict
@@ -64,7 +64,6 @@ from jaxem.presets import (
     linear_regression_mixture,
     log_normal_mixture,
     logistic_regression_mixture,
-    missing,
     multinomial_mixture,
     negative_binomial_mixture,
     poisson_hmm,

@@ -49,6 +49,7 @@ _COMPILED = {
     "sample_joint": ("n", "t"),
     "sample_like": (),
     "decode": (),
+    "conditional_mean": (),
     "filtered": (),
     "pairwise": (),
     "forecast": ("n_steps",),

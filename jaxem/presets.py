@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 
-from jaxem.exponential_family import Family
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.exponential import Exponential
@@ -20,30 +19,11 @@ from jaxem.families.student_t import START_DF, StudentT
 from jaxem.families.uniform import Uniform
 from jaxem.families.von_mises_fisher import VonMisesFisher
 from jaxem.knowledge.censored import CensoredExponential
-from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
 from jaxem.knowledge.missing import Missing
+from jaxem.knowledge.missing import missing as with_holes
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM
 from jaxem.latent.mixture import Mixture
-
-
-def missing(family: Family, noise: str = "none") -> Family:
-    """`family` with NaN for the entries of its rows that are missing at random: they are integrated out.
-
-    Any family of independent columns or of numbers (`Missing`), and every `Gaussian` (`IncompleteGaussian`, which also
-    takes rows of known noise).
-
-    >>> import jaxem
-    >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__, type(jaxem.missing(jaxem.Poisson())).__name__
-    ('IncompleteGaussian', 'Missing')
-    """
-    if isinstance(family, Gaussian) and (noise != "none" or not family.independent_columns):
-        return IncompleteGaussian(family, noise)
-    return Missing(family)
-
-
-#: The function above, where an argument has its name.
-_missing = missing
 
 
 def gaussian_mixture(
@@ -66,7 +46,7 @@ def gaussian_mixture(
     3
     """
     family = Gaussian(covariance, floor)
-    return Mixture(_missing(family, noise) if missing or noise != "none" else family, n_components)
+    return Mixture(with_holes(family, noise) if missing or noise != "none" else family, n_components)
 
 
 def kmeans(n_clusters: int) -> Hard:
@@ -212,7 +192,7 @@ def gaussian_hmm(
     (272, 2)
     """
     family = Gaussian(covariance, floor)
-    return HMM(_missing(family) if missing else family, n_states, initial, allowed)
+    return HMM(with_holes(family) if missing else family, n_states, initial, allowed)
 
 
 def poisson_hmm(n_states: int, initial: str = "free", allowed=None) -> HMM:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import jax
 import matplotlib
+import mechanisms
 import pytest
 import zoo
+from ground_support import slow
 
 import jaxem
 
@@ -77,6 +79,17 @@ def test_every_public_name_is_described():
     names = [name for name in vars(jaxem) if not name.startswith("_")]
     undescribed = [name for name in names if not getattr(jaxem, name).__doc__]
     assert not undescribed
+
+
+@slow
+def test_the_table_of_mechanisms_is_what_works():
+    """Run `python tests/mechanisms.py` and put what it prints into CONTRIBUTING.md."""
+    assert mechanisms.table() in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_table_of_mechanisms_has_every_model():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [row.shown[1] for row in zoo.ZOO if f"| `{row.shown[1]}` |" not in page and row.shown[1]] == []
 
 
 def test_the_table_of_models_is_that_of_the_zoo():

@@ -64,7 +64,7 @@ class BiasedMStep(Mixture):
 
     def maximize(self, stats, params=None):
         new = super().maximize(stats, params)
-        factor = stats.count / (stats.count - 1) if hasattr(stats, "common") else 1
+        factor = stats.count / (stats.count - 1) if hasattr(stats.components, "common") else 1
         return change_components(new, cov=new.components.cov * jnp.reshape(factor, (-1, 1)))
 
 
@@ -90,7 +90,7 @@ class WrongQ(Mixture):
     """Q without the mixing proportions."""
 
     def expected_log_joint(self, params, stats):
-        return self.component.expected_log_joint(params.components, stats)
+        return self.component.expected_log_joint(params.components, stats.components)
 
 
 @model_class

@@ -101,6 +101,13 @@ class StudentT(Family):
         inner = self.gaussian.sufficient_statistics(resp.gaussian, x, weights * resp.u)._replace(rows=count)
         return StudentTMoments(count, inner, log_u)
 
+    def pseudo_statistics(self, params, strength, units=None):
+        """Those of a normal-inverse-Wishart prior on mean and cov, as for normals; nothing is believed of df."""
+        inner = GaussianParams(params.mean, params.cov)
+        stats = self.gaussian.pseudo_statistics(inner, GaussianParams(strength.mean, strength.cov), units)
+        nothing = jnp.zeros_like(stats.count)
+        return StudentTMoments(nothing, stats, nothing)
+
     def maximize(self, stats, params=None):
         old = None if params is None else GaussianParams(params.mean, params.cov)
         inner = self.gaussian.maximize(stats.gaussian, old)

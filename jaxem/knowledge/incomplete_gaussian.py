@@ -11,8 +11,7 @@ from jaxem import units as _units
 from jaxem.exponential_family import PRECISION
 from jaxem.families.gaussian import LOG_2PI, GaussianMoments, GaussianParams
 from jaxem.families.support import RowError, check_vectors
-from jaxem.knowledge.incomplete import Incomplete
-from jaxem.knowledge.missing import (
+from jaxem.knowledge.holes import (
     check_columns_seen,
     column_ranges,
     holes_as_nan,
@@ -20,6 +19,7 @@ from jaxem.knowledge.missing import (
     rows_seen,
     seen_columns,
 )
+from jaxem.knowledge.incomplete import Incomplete
 from jaxem.model import model_class, static
 from jaxem.spread import check_ranges
 
@@ -54,7 +54,8 @@ class IncompleteGaussian(Incomplete):
     deconvolution", for noise. With noise the likelihood is bounded, and covariances may go to 0.
 
     >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful().at[::4, 1].set(jax.numpy.nan)
+    >>> x = jaxem.datasets.old_faithful()
+    >>> x[::4, 1] = jax.numpy.nan
     >>> model = jaxem.gaussian_mixture(2, missing=True)
     >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
     >>> model.conditional_mean(best.params, x)[0].round().tolist()  # the wait after an eruption of 3.6 minutes

@@ -52,6 +52,11 @@ class Labelled(Wrapper, Family):
         latent, log_prob = self.model.e_step(params, x.rows)
         return EStep(latent, log_prob + jnp.log(x.evidence))
 
+    def sample_like(self, params, key, x):
+        """Rows of every component, and nothing known of them: leaves [n, k, ...]."""
+        rows = self.model.sample_like(params, key, x.rows)
+        return LabelledRows(rows, jnp.ones((*x.evidence.shape, x.evidence.shape[1]), x.evidence.dtype))
+
     def informed(self, resp, x):
         """`resp` with its columns renumbered to agree with the evidence as well as may be, times the evidence."""
         share = x.evidence / x.evidence.sum(-1, keepdims=True)
@@ -90,7 +95,7 @@ def _of_rows(name):
 
 for _name in (
     *("sufficient_statistics", "embed", "init_components", "units", "origin", "refine", "observed", "n_observations"),
-    *("check_finite", "check", "check_shapes", "check_fit", "sample_like", "conditional_mean"),
+    *("check_finite", "check", "check_shapes", "check_fit", "conditional_mean"),
 ):
     _of_rows(_name)
 

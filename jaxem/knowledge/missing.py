@@ -8,6 +8,17 @@ import numpy as np
 
 from jaxem import inputs
 from jaxem.exponential_family import Family, full_axes
+from jaxem.families.gaussian import Gaussian
+from jaxem.knowledge.holes import (
+    check_columns_seen,
+    column_ranges,
+    filled_on_host,
+    holes_as_nan,
+    require_no_infinity,
+    rows_seen,
+    seen_columns,
+)
+from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
 from jaxem.latent.wrapper import Wrapper
 from jaxem.model import EStep, model_class
 from jaxem.spread import check_ranges
@@ -245,7 +256,7 @@ class Missing(Wrapper, Family):
         self.check_shapes(x, params)
         x = np.asarray(x)
         check_columns_seen(x if x.ndim == 2 else x[:, None])
-        self.model.check(_filled_on_host(x), params)
+        self.model.check(filled_on_host(x), params)
 
     def check_fit(self, x, weights, dtype):
         # Only normals ask for a spread, in every column.
@@ -253,53 +264,16 @@ class Missing(Wrapper, Family):
             check_ranges(*column_ranges(x, None if inputs.is_traced(weights) else weights), "diag", dtype)
 
 
-# --- holes -----------------------------------------------------------------------------------------------------------
+def missing(family: Family, noise: str = "none") -> Family:
+    """`family` with NaN for the entries of its rows that are missing at random: they are integrated out.
 
+    Any family of independent columns or of numbers (`Missing`), and every `Gaussian` (`IncompleteGaussian`, which also
+    takes rows of known noise: "diag" or "full").
 
-def holes_as_nan(x):
-    """x with the masked entries of masked arrays as NaN."""
-    if isinstance(x, tuple):
-        return tuple(holes_as_nan(part) for part in x)
-    return np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
-
-
-def rows_seen(x):
-    """Which rows have an entry that is not missing, on the host."""
-    x = np.asarray(x)
-    return ~np.isnan(x.reshape(len(x), -1)).all(1)
-
-
-def seen_columns(x):
-    """(columns [d, n] in which each hole holds the column's first entry, seen [d, n] of 0 and 1)."""
-    seen = ~jnp.isnan(x.T)
-    first = jnp.take_along_axis(x.T, jnp.argmax(seen, 1)[:, None], 1)
-    return jnp.where(seen, x.T, first), seen.astype(x.dtype)
-
-
-def _filled_on_host(x):
-    columns = x.reshape(len(x), -1)
-    seen = ~np.isnan(columns)
-    first = columns[np.argmax(seen, 0), np.arange(columns.shape[1])]
-    return np.where(seen, columns, first).reshape(x.shape)
-
-
-def require_no_infinity(x, name="x"):
-    bad = np.isinf(np.asarray(x))
-    if bad.any():
-        count, row = inputs.first_bad_row(bad)
-        raise ValueError(f"{name}: {count} of {len(bad)} rows hold infinite values, the first is row {row}")
-
-
-def check_columns_seen(x):
-    """Raise ValueError where a column of x [n, d] has no entry at all."""
-    empty = np.flatnonzero(np.isnan(np.asarray(x)).all(0))
-    if len(empty):
-        raise ValueError(f"x: every entry of column {empty[0]} is missing; leave the column out")
-
-
-def column_ranges(x, weights=None):
-    """(smallest, largest) entry of every column of x [n, d] that is not missing, in rows of weight above 0."""
-    x = np.asarray(x, np.float64)
-    x = x if weights is None else x[np.flatnonzero(weights)]
-    holes = np.isnan(x)
-    return np.where(holes, np.inf, x).min(0), np.where(holes, -np.inf, x).max(0)
+    >>> import jaxem
+    >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__, type(jaxem.missing(jaxem.Poisson())).__name__
+    ('IncompleteGaussian', 'Missing')
+    """
+    if isinstance(family, Gaussian) and (noise != "none" or not family.independent_columns):
+        return IncompleteGaussian(family, noise)
+    return Missing(family)

@@ -52,8 +52,10 @@ class Repeated(Wrapper, Family):
     >>> model = jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2)
     >>> groups = jaxem.group_rows(x, group)
     >>> best, _ = jaxem.fit_restarts(model, groups, jax.random.key(0), n_restarts=8)
-    >>> sorted(best.params.components.rate.round(2).tolist()), model.predict(best.params, groups).shape
-    ([1.75, 8.67], (4,))
+    >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
+    [1.8, 8.7]
+    >>> model.predict(best.params, groups).shape
+    (4,)
     """
 
     model: Any

@@ -13,7 +13,7 @@ from jaxem.constraints import Real
 from jaxem.exponential_family import PRECISION
 from jaxem.families.regression import whitening
 from jaxem.knowledge.labelled import label_rows
-from jaxem.latent.mixture import normalized
+from jaxem.latent.mixture import normalized, tempered
 from jaxem.model import EStep, Model, model_class, static
 
 
@@ -154,6 +154,9 @@ class GatedMixture(Model):
 
     def posterior_of(self, resp):
         return resp.resp if isinstance(resp, GatedLatent) else resp
+
+    def tempered(self, resp, exponent):
+        return resp._replace(resp=tempered(resp.resp, exponent))
 
     def permute(self, params, order):
         gate = jnp.concatenate([jnp.zeros_like(params.gate[:1]), params.gate])[jnp.asarray(order)]

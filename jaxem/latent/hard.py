@@ -28,5 +28,8 @@ class Hard(Wrapper):
     def latent_divergence(self, resp, other):
         raise NotImplementedError("latent_divergence: all of a hard posterior is on one value of the hidden variable")
 
+    def tempered(self, resp, exponent):
+        raise NotImplementedError("tempered: all of a hard posterior is on one value of the hidden variable")
+
     def e_step(self, params, x):
         return self.model.hard_e_step(params, x)

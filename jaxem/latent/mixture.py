@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
+from jaxem.exponential_family import PRECISION
 from jaxem.knowledge.labelled import label_rows
 from jaxem.latent.nested import as_family
 from jaxem.model import EStep, Model, model_class, static
@@ -123,7 +124,9 @@ class Mixture(Model):
     def sufficient_statistics(self, resp, x, weights=None):
         resp, latent = resp if isinstance(resp, Latent) else (resp, None)
         weighted = resp if weights is None else resp * weights[:, None]
-        return MixtureStats(weighted.sum(0), self.component.sufficient_statistics(latent, x, weighted))
+        # Added up as the components add up theirs: weights and components agree to the last digit.
+        count = jnp.dot(jnp.ones(len(weighted), weighted.dtype), weighted, precision=PRECISION)
+        return MixtureStats(count, self.component.sufficient_statistics(latent, x, weighted))
 
     def maximize(self, stats, params=None):
         components = self.component.maximize(stats.components, None if params is None else params.components)
@@ -147,10 +150,8 @@ class Mixture(Model):
         return -jax.scipy.special.xlogy(resp, resp).sum(-1)
 
     def tempered(self, resp, exponent):
-        own, resp = resp, self.posterior_of(resp)
-        top = jnp.log(resp) - jnp.log(resp).max(-1, keepdims=True)
-        raised = jax.nn.softmax(exponent * top, -1)
-        return own._replace(resp=raised) if isinstance(own, Latent) else raised
+        raised = tempered(self.posterior_of(resp), exponent)
+        return resp._replace(resp=raised) if isinstance(resp, Latent) else raised
 
     def pseudo_statistics(self, params, strength, units=None):
         """Those of a Dirichlet prior on the weights, `strength.weights` rows in all, and the components' own."""
@@ -294,6 +295,11 @@ class Mixture(Model):
 
 #: A component that holds less than this many rows takes no part in the density at any of them.
 EMPTY_BELOW = 1e-3
+
+
+def tempered(resp, exponent):
+    """Responsibilities [..., k] raised to a power, and normalised."""
+    return jax.nn.softmax(exponent * (jnp.log(resp) - jnp.log(resp).max(-1, keepdims=True)), -1)
 
 
 def normalized(joint):

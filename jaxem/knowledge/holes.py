@@ -1,0 +1,55 @@
+"""Entries that are not there: NaN in rows of numbers, found, filled and checked."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import inputs
+
+
+def holes_as_nan(x):
+    """x with the masked entries of masked arrays as NaN."""
+    if isinstance(x, tuple):
+        return tuple(holes_as_nan(part) for part in x)
+    return np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
+
+
+def rows_seen(x):
+    """Which rows have an entry that is not missing, on the host."""
+    x = np.asarray(x)
+    return ~np.isnan(x.reshape(len(x), -1)).all(1)
+
+
+def seen_columns(x):
+    """(columns [d, n] in which each hole holds the column's first entry, seen [d, n] of 0 and 1)."""
+    seen = ~jnp.isnan(x.T)
+    first = jnp.take_along_axis(x.T, jnp.argmax(seen, 1)[:, None], 1)
+    return jnp.where(seen, x.T, first), seen.astype(x.dtype)
+
+
+def filled_on_host(x):
+    columns = x.reshape(len(x), -1)
+    seen = ~np.isnan(columns)
+    first = columns[np.argmax(seen, 0), np.arange(columns.shape[1])]
+    return np.where(seen, columns, first).reshape(x.shape)
+
+
+def require_no_infinity(x, name="x"):
+    bad = np.isinf(np.asarray(x))
+    if bad.any():
+        count, row = inputs.first_bad_row(bad)
+        raise ValueError(f"{name}: {count} of {len(bad)} rows hold infinite values, the first is row {row}")
+
+
+def check_columns_seen(x):
+    """Raise ValueError where a column of x [n, d] has no entry at all."""
+    empty = np.flatnonzero(np.isnan(np.asarray(x)).all(0))
+    if len(empty):
+        raise ValueError(f"x: every entry of column {empty[0]} is missing; leave the column out")
+
+
+def column_ranges(x, weights=None):
+    """(smallest, largest) entry of every column of x [n, d] that is not missing, in rows of weight above 0."""
+    x = np.asarray(x, np.float64)
+    x = x if weights is None else x[np.flatnonzero(weights)]
+    holes = np.isnan(x)
+    return np.where(holes, np.inf, x).min(0), np.where(holes, -np.inf, x).max(0)
