@@ -38,7 +38,8 @@ _MESSAGES = {
     "or use float64",
     Status.EMPTY: "a component holds no data; fewer components fit as well",
     Status.DEGENERATE: "a component collapsed onto a few rows or a lower-dimensional set, where the likelihood has "
-    "no maximum; use fewer components, a simpler covariance, a larger floor, or another start",
+    "no maximum; use fewer components, a simpler covariance, a larger floor, a prior (jaxem.weak_prior), or another "
+    "start",
     Status.NONFINITE: "a step (or the start) gave a non-finite objective and was undone; check the data and the start",
     Status.INTERRUPTED: "interrupted; params are those of the last finished block",
 }

@@ -132,7 +132,7 @@ print(
 # distribution *before* the noise: extreme deconvolution.
 
 # %%
-n = 1500
+n = len(x)
 member = rng.random(n) < 0.4
 truth = np.where(
     member[:, None],
@@ -195,23 +195,23 @@ print(
 # it is not known. A table of bool says which components each row allows, and a table of numbers how likely each was
 # beforehand. One formula serves all three: the component's density times what is known of the row.
 #
-# Two groups that overlap, five rows of each labelled:
+# Two long groups side by side, which a mixture by itself likes to cut the wrong way; ten rows are labelled. The shares
+# are means over 20 data sets.
 
 # %%
-truth = np.arange(300) % 2
-rows = rng.multivariate_normal([0, 0], [[4.0, 0], [0, 1.0]], 300) + truth[:, None] * np.array([1.0, 2.2])
-some = np.where(np.arange(300) < 10, truth, -1)
 model = jaxem.gaussian_mixture(2)
-ways = {"no labels": None, "10 labels": some, "all labels": truth}
-scores = {}
-for name, labels in ways.items():
-    fit = best_of(model, rows, n_restarts=16, labels=labels)
-    predicted = np.asarray(model.predict(fit.params, rows))
-    scores[name] = max((predicted == truth).mean(), (predicted != truth).mean() if labels is None else 0)
-    print(f"{name:10s}  {100 * scores[name]:.1f} % right after {int(fit.n_steps)} steps")
-known = rows[:10]
-by_ten = jaxem.fit(model, known, model.init(jax.random.key(0), known), labels=truth[:10])
-print(f"10 labels and no other row: {100 * (np.asarray(model.predict(by_ten.params, rows)) == truth).mean():.1f} %")
+truth = np.arange(len(x)) % 2
+ways = {"no labels": None, "10 labels": np.where(np.arange(len(x)) < 10, truth, -1), "all labels": truth}
+right, steps = {name: [] for name in ways}, {}
+for _ in range(20):
+    rows = rng.multivariate_normal([0, 0], [[9.0, 0], [0, 1.0]], len(x)) + truth[:, None] * np.array([1.0, 2.5])
+    for name, labels in ways.items():
+        fit = best_of(model, rows, labels=labels)
+        hits = (np.asarray(model.predict(fit.params, rows)) == truth).mean()
+        right[name].append(max(hits, 1 - hits) if labels is None else hits)
+        steps[name] = int(fit.n_steps)
+for name, shares in right.items():
+    print(f"{name:10s}  {100 * np.mean(shares):.1f} % right   ({steps[name]} steps in the last data set)")
 
 # %% [markdown]
 # With all labels known there is nothing to expect: one M-step is the closed form of the generative classifier, and
@@ -230,7 +230,6 @@ readings = rng.normal(2.0 * kind[patient], 1.5)[:, None]
 one_by_one = jaxem.gaussian_mixture(2)
 together = jaxem.Mixture(jaxem.Repeated(jaxem.Gaussian()), 2)
 groups = jaxem.group_rows(readings, patient)
-right = {}
 for name, model, rows, truth in (
     ("readings", one_by_one, readings, kind[patient]),
     ("patients", together, groups, kind),

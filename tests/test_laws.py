@@ -20,8 +20,8 @@ NEED_DRAWS = "too spread"
 
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
 def test_laws(row, dtype):
-    own = ("float32", "float64")[ZOO.index(row) % 2]
-    if not (row.core or dtype == own or os.environ.get("JAXEM_SLOW_TESTS")):
+    own, thorough = ("float32", "float64")[ZOO.index(row) % 2], row.core or "JAXEM_SLOW_TESTS" in os.environ
+    if not (thorough or dtype == own):
         pytest.skip(f"in {own}; in both dtypes with JAXEM_SLOW_TESTS=1")
     x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), row.data())
     report = check_model(
@@ -31,8 +31,11 @@ def test_laws(row, dtype):
         affine=row.affine,
         reference=row.reference,
         exact_m_step=row.exact_m_step,
+        fits=thorough,
     )
-    assert {outcome.law for outcome in report.with_status("passed")} >= set(LAWS) - {
+    looked_at = {outcome.law for outcome in report.outcomes}
+    assert looked_at >= set(LAWS) - (set() if thorough else {9})
+    assert {outcome.law for outcome in report.with_status("passed")} >= looked_at - {
         outcome.law for outcome in report.with_status("skipped")
     }
     for outcome in report.with_status("skipped"):
