@@ -6,9 +6,11 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-# Tests compile far more than they compute: unoptimised programs compile in a third of the time. XLA stops at a flag
-# that it does not know, so only versions that are known to have these get them; your own XLA_FLAGS win.
+# Tests compile far more than they compute: unoptimised programs compile in a third of the time, and by one thread
+# each where every core has a worker of its own. XLA stops at a flag that it does not know, so only versions that are
+# known to have these get them; your own XLA_FLAGS win.
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+QUICK_COMPILATION += " --xla_cpu_parallel_codegen_split_count=1"
 if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 

@@ -44,11 +44,8 @@ def test_starts_and_draws(row):
     params, again = (model.init(jax.random.key(7), x) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, params, again)
     assert violations(model, params) == []
-    try:
-        model.sample_like(params, jax.random.key(1), x)
-    except NotImplementedError as reason:
-        assert row.name == "censored"
-        pytest.skip(str(reason))
+    if row.name == "censored":
+        pytest.skip("when a time that ended would have been censored is not known")
     draws, more = (model.sample_like(params, jax.random.key(1), x) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, draws, more)
     assert jax.tree.map(np.shape, draws) == jax.tree.map(np.shape, model.rows(x))

@@ -18,6 +18,9 @@ LOCAL = 1e-9
 #: A promise that shrinks by less than this is rounding.
 STALLED = 0.1
 
+#: Slopes (of the function over its size) below this many units of rounding: the start is the solution.
+FLAT = 16
+
 #: Steps at most; from where an M-step without the restrictions ends, a handful is enough.
 MAX_STEPS = 50
 
@@ -63,7 +66,9 @@ def _search(function, start):
             done,
         )
 
-    first = _Climb(start, height(start), jnp.asarray(jnp.inf, start.dtype), 0, jnp.zeros((), bool))
+    slope = jnp.abs(jax.grad(height)(start)).max()
+    there = slope <= FLAT * jnp.finfo(start.dtype).eps
+    first = _Climb(start, height(start), jnp.asarray(jnp.inf, start.dtype), 0, there)
     return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_STEPS), improve, first).point
 
 

@@ -59,7 +59,7 @@ class IncompleteGaussian(Incomplete):
     >>> model = jaxem.gaussian_mixture(2, missing=True)
     >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
     >>> model.conditional_mean(best.params, x)[0].round().tolist()  # the wait after an eruption of 3.6 minutes
-    [4.0, 74.0]
+    [4.0, 77.0]
     """
 
     model: Any

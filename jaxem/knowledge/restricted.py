@@ -91,8 +91,9 @@ class Restricted(SameDensity):
     """`model` with entries of its params held at those of `params`, or tied to each other; made by `restrict`.
 
     The M-step maximises Q over the coordinates that are left: it starts from the model's own M-step and climbs by
-    Newton's method to where the gradient in these coordinates is 0. `n_free_params` counts what is left; gradient fits
-    and the laws see the same coordinates.
+    Newton's method to where the gradient in these coordinates is 0; with p coordinates a step of that costs p^3, and
+    none is taken where the first point is the solution already (held weights, held components...). `n_free_params`
+    counts what is left; gradient fits and the laws see the same coordinates.
     """
 
     model: Any
@@ -108,20 +109,11 @@ class Restricted(SameDensity):
         return jax.tree.unflatten(tree, every)
 
     def settle(self, params):
-        def one(place, leaf, held):
-            held = jnp.asarray(held, leaf.dtype)
-            if isinstance(place, Restriction):
-                return place.settled(leaf, held)
-            return leaf
-
-        settled = jax.tree.map(one, self.constraints(), params, self.params, is_leaf=_is_constraint)
-        leaves, tree = jax.tree.flatten(settled)
-        held = jax.tree.leaves(self.params)
-        whole = [
-            jnp.asarray(value, leaf.dtype) if rule == "held" else leaf
-            for leaf, value, rule in zip(leaves, held, self.restrictions, strict=True)
-        ]
-        return self.model.settle(jax.tree.unflatten(tree, whole))
+        leaves, tree = jax.tree.flatten(params)
+        places = jax.tree.leaves(self.constraints(), is_leaf=_is_constraint)
+        rows = zip(places, self.restrictions, leaves, jax.tree.leaves(self.params), strict=True)
+        settled = [_settled(place, rule, leaf, jnp.asarray(held, leaf.dtype)) for place, rule, leaf, held in rows]
+        return self.model.settle(jax.tree.unflatten(tree, settled))
 
     def init(self, key, x, weights=None, kind=0):
         return self.settle(self.model.init(key, x, weights, kind))
@@ -180,6 +172,12 @@ class Restricted(SameDensity):
 
 def _is_constraint(node):
     return isinstance(node, Constraint)
+
+
+def _settled(place, rule, leaf, held):
+    if rule is None:
+        return leaf
+    return held if rule == "held" else place.settled(leaf, held)
 
 
 def _columnwise(units):

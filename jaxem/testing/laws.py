@@ -43,20 +43,20 @@ LAWS = {
 
 
 class Check(NamedTuple):
-    """fits: whether it fits the model by `fit_restarts`, which takes as long as all the others."""
+    """slow: whether it fits the model, or draws from it, which takes as long as all the others."""
 
     law: int
     what: str
     function: Callable[[Case], Any]
-    fits: bool
+    slow: bool
 
 
 CHECKS: list[Check] = []
 
 
-def check(law, what, fits=False):
+def check(law, what, slow=False):
     def register(function):
-        CHECKS.append(Check(law, what, function, fits))
+        CHECKS.append(Check(law, what, function, slow))
         return function
 
     return register
@@ -370,7 +370,7 @@ def _restarts(case, model, starts, weights, tol, max_steps):
     return fit_restarts(model, case.x, case.key, start=starts, weights=weights, tol=tol, max_steps=max_steps).all
 
 
-@check(8, "every restart of fit_restarts follows plain EM from its start", fits=True)
+@check(8, "every restart of fit_restarts follows plain EM from its start", slow=True)
 def _lanes(case):
     n_steps = 5
     fits = _restarts(case, case.model, stack(case.starts), case.ones, 0.0, n_steps)
@@ -385,7 +385,7 @@ def _lanes(case):
         case.same(f"history of restart {r}", history, paths[r, 1 : taken + 1], case.tol.steps / 10, case.n)
 
 
-@check(9, "a new tol, max_steps, start, weights or hyperparameter compiles nothing", fits=True)
+@check(9, "a new tol, max_steps, start, weights or hyperparameter compiles nothing", slow=True)
 def _compilations(case):
     _restarts(case, case.model, stack(case.starts), case.ones, 0.0, 5)
     other = jax.tree.map(lambda leaf: leaf * (1 - 2**-6) if isinstance(leaf, float) else leaf, case.model)
@@ -408,6 +408,6 @@ def _reference(case):
         case.same(f"log_prob at start {r}", case.model.log_prob(start, case.x), want, case.tol.steps / 10, 1)
 
 
-@check(10, "densities add up to 1 (over draws of `sample`)")
+@check(10, "densities add up to 1 (over draws of `sample`)", slow=True)
 def _normalised(case):
     check_normalised(case)
