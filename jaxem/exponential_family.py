@@ -224,8 +224,12 @@ class ExponentialFamily(Family):
         return Moments(rows, rows[:, None] * moments, jnp.zeros(int(self._has_base), moments.dtype))
 
     def expected_log_joint(self, params, stats):
-        own, common = self.coefficients(params)
-        return (own * jnp.concatenate([stats.count[:, None], stats.total], 1)).sum() + common @ stats.common
+        return expected_logits(*self.coefficients(params), stats)
+
+
+def expected_logits(own, common, stats):
+    """Q from the coefficients of the features and their expected sums."""
+    return (own * jnp.concatenate([stats.count[:, None], stats.total], 1)).sum() + common @ stats.common
 
 
 def log_or_impossible(prob):

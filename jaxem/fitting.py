@@ -147,7 +147,6 @@ def check_start(model, start, data: Data, batch=False):
     start = as_params(model, start, "start")
     if batch:
         n_starts(start, "start")
-    start = jax.vmap(model.settle)(start) if batch else model.settle(start)
     one = jax.tree.map(lambda leaf: leaf[0], start) if batch else start
     if inputs.is_traced(data.rows):
         model.check_shapes(data.rows, one)

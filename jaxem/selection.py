@@ -173,8 +173,8 @@ def _candidates(models, x, key, options):
     else:
         restarts = fit_sizes(members, x, key, **options)
     entropies = _latent_entropies(members, [each.best for each in restarts], x, options["weights"])
-    n = inputs.n_rows(x) if options["weights"] is None else float(np.sum(np.asarray(options["weights"])))
-    return [_candidate(*row, n) for row in zip(models, members, restarts, entropies, strict=True)]
+    n = [float(model.n_observations(x, options["weights"])) for model in members]
+    return [_candidate(*row) for row in zip(models, members, restarts, entropies, n, strict=True)]
 
 
 def _latent_entropies(models, results, x, weights):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
+from small_data import count_sequences
 
 import jaxem
 from jaxem.loop import Result, Status
@@ -161,3 +162,11 @@ def test_unusable_arguments_are_named(change, message):
     arguments = {"models": [jaxem.gaussian_mixture(1)], "n_restarts": 2} | change
     with pytest.raises(ValueError, match=message):
         jaxem.select(arguments.pop("models"), X, jax.random.key(0), **arguments)
+
+
+def test_a_sweep_counts_observations_as_bic_does():
+    """Of sequences: the total length, not how many there are."""
+    x = count_sequences()
+    found = jaxem.select([jaxem.poisson_hmm(k) for k in (1, 2)], x, jax.random.key(0), n_restarts=2)
+    for candidate in found:
+        assert candidate.bic == pytest.approx(float(jaxem.bic(candidate.model, candidate.best, x)), rel=1e-6)

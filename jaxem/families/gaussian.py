@@ -11,7 +11,14 @@ from jax import lax
 from jaxem import inputs, linalg
 from jaxem import units as _units
 from jaxem.constraints import Positive, PositiveDefinite, Real
-from jaxem.exponential_family import PRECISION, ExponentialFamily, Features, alive_components, component_means
+from jaxem.exponential_family import (
+    PRECISION,
+    ExponentialFamily,
+    Features,
+    alive_components,
+    component_means,
+    expected_logits,
+)
 from jaxem.model import EStep, model_class, static
 from jaxem.spread import check_spread
 
@@ -151,17 +158,18 @@ class Gaussian(ExponentialFamily):
             return Features(jnp.concatenate([linear, quadratic]), quadratic[:0])
         return Features(linear, quadratic if weights is None else quadratic @ weights)
 
-    def half_log_det(self, params):
-        """Half the log determinant of every covariance: [k], or [] where it is shared."""
+    def half_log_det(self, params, lower=None):
+        """Half the log determinant of every covariance: [k], or [] where it is shared. lower: its Cholesky factor."""
         if self.shape == "full":
-            return linalg.log_det_lower(linalg.cholesky(params.cov))
+            return linalg.log_det_lower(linalg.cholesky(params.cov) if lower is None else lower)
         logs = 0.5 * jnp.log(params.cov)
         return params.mean.shape[-1] * logs if self.shape == "spherical" else logs.sum(-1)
 
     def coefficients(self, params):
-        mean, d = params.mean, params.mean.shape[-1]
+        mean, d, lower = params.mean, params.mean.shape[-1], None
         if self.shape == "full":
-            inverse = linalg.inverse_lower(linalg.cholesky(params.cov))
+            lower = linalg.cholesky(params.cov)
+            inverse = linalg.inverse_lower(lower)
             precision = jnp.swapaxes(inverse, -1, -2) @ inverse
             linear = (precision @ mean[..., None])[..., 0]
             rows, cols = linalg.tril_indices(d)
@@ -171,7 +179,7 @@ class Gaussian(ExponentialFamily):
             precision = 1 / jnp.where(variance > 0, variance, jnp.nan)
             linear = mean * precision
             quadratic = -0.5 * precision
-        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params)
+        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params, lower)
         own = [constant[:, None], linear]
         if self.shared:
             return jnp.concatenate(own, 1), quadratic
@@ -237,9 +245,11 @@ class Gaussian(ExponentialFamily):
     def expected_log_joint(self, params, stats):
         if isinstance(stats, CentredMoments):
             raise NotImplementedError("expected_log_joint: centred moments are relative to the params of the E-step")
+        own, common = self.coefficients(params)
         # Rows beyond the count have their mean at the component's: only the determinant and the constant count them.
-        constant = -0.5 * params.mean.shape[-1] * LOG_2PI - self.half_log_det(params)
-        return super().expected_log_joint(params, stats) + ((stats.rows - stats.count) * constant).sum()
+        linear = own[:, 1 : 1 + params.mean.shape[-1]]
+        constant = own[:, 0] + 0.5 * (params.mean * linear).sum(-1)
+        return expected_logits(own, common, stats) + ((stats.rows - stats.count) * constant).sum()
 
     def pseudo_statistics(self, params, strength, units=None):
         """Those of a normal-inverse-Wishart prior: `strength.mean` rows for the means, `strength.cov` for the covs."""

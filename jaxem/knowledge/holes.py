@@ -40,9 +40,10 @@ def require_no_infinity(x, name="x"):
         raise ValueError(f"{name}: {count} of {len(bad)} rows hold infinite values, the first is row {row}")
 
 
-def check_columns_seen(x):
-    """Raise ValueError where a column of x [n, d] has no entry at all."""
-    empty = np.flatnonzero(np.isnan(np.asarray(x)).all(0))
+def check_columns_seen(x, weights=None):
+    """Raise ValueError where a column of x [n, d] has no entry at all, in rows of weight above 0."""
+    x = np.asarray(x)
+    empty = np.flatnonzero(np.isnan(x if weights is None else x[np.flatnonzero(weights)]).all(0))
     if len(empty):
         raise ValueError(f"x: every entry of column {empty[0]} is missing; leave the column out")
 

@@ -169,7 +169,7 @@ class Missing(Wrapper, Family):
 
     def pseudo_statistics(self, params, strength, units=None):
         each = self._by_column(params)
-        inner = None if units is None else units.each
+        inner = units.each if isinstance(units, ColumnUnits) else None
         stats = jax.vmap(lambda p, u: self.model.pseudo_statistics(p, strength, u))(each, inner)
         leaf = jax.tree.leaves(params)[0]
         return ColumnStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
@@ -222,11 +222,12 @@ class Missing(Wrapper, Family):
         return None if each is None else ColumnUnits(each, seen)
 
     def origin(self, x, params=None):
-        return None
+        """The family's own, which moves every column by itself: no `ColumnUnits`, and none is needed for holes."""
+        return self.model.origin(filled_on_host(x))
 
     def to_units(self, units, x):
-        if units is None:
-            return x
+        if not isinstance(units, ColumnUnits):
+            return self.model.to_units(units, x)
         data, seen = self._cut(x)
         return ColumnRows(jax.vmap(self.model.to_units, (0, 1), 1)(units.each, data), seen)
 
@@ -237,12 +238,14 @@ class Missing(Wrapper, Family):
         return self._moved(self.model.params_from_units, units, params)
 
     def _moved(self, move, units, params):
-        return params if units is None else self._joined(jax.vmap(move)(units.each, self._by_column(params)))
+        if not isinstance(units, ColumnUnits):
+            return move(units, params)
+        return self._joined(jax.vmap(move)(units.each, self._by_column(params)))
 
     def log_volume(self, units):
-        return (
-            0.0 if units is None else units.seen @ jax.vmap(lambda u: jnp.asarray(self.model.log_volume(u)))(units.each)
-        )
+        if not isinstance(units, ColumnUnits):
+            return self.model.log_volume(units)
+        return units.seen @ jax.vmap(lambda each: jnp.asarray(self.model.log_volume(each)))(units.each)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
@@ -259,9 +262,11 @@ class Missing(Wrapper, Family):
         self.model.check(filled_on_host(x), params)
 
     def check_fit(self, x, weights, dtype):
-        # Only normals ask for a spread, in every column.
-        if self.row_ndim and self.model.units(jnp.zeros((1, 1))) is not None and not inputs.is_traced(x):
-            check_ranges(*column_ranges(x, None if inputs.is_traced(weights) else weights), "diag", dtype)
+        if inputs.is_traced(x, weights):
+            return
+        check_columns_seen(x if x.ndim == 2 else x[:, None], weights)
+        if isinstance(self.model, Gaussian):  # the others ask for no spread
+            check_ranges(*column_ranges(x, weights), "diag", dtype)
 
 
 def missing(family: Family, noise: str = "none") -> Family:

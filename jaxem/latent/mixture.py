@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxem import inputs, starts
 from jaxem.constraints import Fixed, Simplex
-from jaxem.exponential_family import PRECISION
 from jaxem.knowledge.labelled import label_rows
 from jaxem.latent.nested import as_family
 from jaxem.model import EStep, Model, model_class, static
@@ -30,7 +29,10 @@ class Latent(NamedTuple):
 
 
 class MixtureStats(NamedTuple):
-    """count [k]: expected number of rows of each component, what the weights rest on; the components' statistics."""
+    """count [k]: expected number of rows of each component, what the weights rest on; the components' statistics.
+
+    The components count their rows too: a prior may speak of weights and of components by different numbers of rows.
+    """
 
     count: Any
     components: Any
@@ -124,9 +126,8 @@ class Mixture(Model):
     def sufficient_statistics(self, resp, x, weights=None):
         resp, latent = resp if isinstance(resp, Latent) else (resp, None)
         weighted = resp if weights is None else resp * weights[:, None]
-        # Added up as the components add up theirs: weights and components agree to the last digit.
-        count = jnp.dot(jnp.ones(len(weighted), weighted.dtype), weighted, precision=PRECISION)
-        return MixtureStats(count, self.component.sufficient_statistics(latent, x, weighted))
+        stats = self.component.sufficient_statistics(latent, x, weighted)
+        return MixtureStats(stats.count, stats)
 
     def maximize(self, stats, params=None):
         components = self.component.maximize(stats.components, None if params is None else params.components)
