@@ -192,6 +192,21 @@ def test_bad_rows_are_named(model, x, message):
         jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=2)
 
 
+def test_a_column_seen_in_no_row_that_counts_is_named():
+    x = data.with_holes(data.bits())
+    weights = np.isnan(x[:, 1]).astype(float)
+    with pytest.raises(ValueError, match="every entry of column 1 is missing"):
+        jaxem.fit_restarts(jaxem.bernoulli_mixture(2, missing=True), x, jax.random.key(0), weights=weights)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag", "spherical"])
+def test_holes_far_from_the_origin_in_float32(covariance):
+    x = data.with_holes(data.groups(90, 3))
+    model = jaxem.gaussian_mixture(2, covariance, missing=True)
+    near, far = (jaxem.fit_restarts(model, x + away, jax.random.key(0), n_restarts=2).best for away in (0.0, 1e6))
+    assert np.isclose(near.log_lik, far.log_lik, rtol=1e-5)
+
+
 def test_families_whose_columns_depend_are_refused():
     for family in (jaxem.Gaussian("full"), jaxem.VonMisesFisher(), jaxem.Multinomial()):
         with pytest.raises(ValueError, match="independent columns"):

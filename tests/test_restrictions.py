@@ -167,6 +167,16 @@ def test_components_that_share_a_slope(float64, ground):
     require_reached([case], lambda _: (shared, x), 1.0, n_restarts=8)
 
 
+def test_derivatives_of_a_restricted_fit(float64):
+    model = jaxem.restrict(MODEL, PARAMS, tie="components.mean")
+
+    def centre(shift):
+        x = jnp.asarray(X).at[3, 0].add(shift)
+        return jaxem.fit(model, x, PARAMS, tol=1e-14, max_steps=5000).params.components.mean[0, 0]
+
+    assert np.isclose(jax.grad(centre)(0.0), (centre(1e-4) - centre(-1e-4)) / 2e-4, rtol=1e-4)
+
+
 # --- annealing -------------------------------------------------------------------------------------------------------
 
 

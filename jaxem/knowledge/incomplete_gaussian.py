@@ -243,11 +243,10 @@ class IncompleteGaussian(Incomplete):
 
     def check_fit(self, x, weights, dtype):
         values = self._parts(x)[0]
-        if not inputs.is_traced(values):
-            known = None if inputs.is_traced(weights) else weights
-            check_ranges(
-                *column_ranges(values, known), "spherical" if self.model.shape == "spherical" else "diag", dtype
-            )
+        if not inputs.is_traced(values, weights):
+            check_columns_seen(values, weights)
+            metric = "spherical" if self.model.shape == "spherical" else "diag"
+            check_ranges(*column_ranges(values, weights), metric, dtype)
 
 
 def _not_positive_definite(matrices):
