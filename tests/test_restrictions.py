@@ -168,13 +168,13 @@ def test_components_that_share_a_slope(float64, ground):
 
 
 def test_derivatives_of_a_restricted_fit(float64):
-    model = jaxem.restrict(MODEL, PARAMS, tie="components.mean")
+    model = jaxem.restrict(MODEL, PARAMS, tie="components.cov")
 
     def centre(shift):
         x = jnp.asarray(X).at[3, 0].add(shift)
-        return jaxem.fit(model, x, PARAMS, tol=1e-14, max_steps=5000).params.components.mean[0, 0]
+        return jaxem.fit(model, x, PARAMS, tol=1e-14, max_steps=500).params.components.mean[0, 0]
 
-    assert np.isclose(jax.grad(centre)(0.0), (centre(1e-4) - centre(-1e-4)) / 2e-4, rtol=1e-4)
+    assert np.isclose(jax.grad(centre)(0.0), (centre(1e-4) - centre(-1e-4)) / 2e-4, rtol=1e-3)
 
 
 # --- annealing -------------------------------------------------------------------------------------------------------
