@@ -242,4 +242,4 @@ def test_quick_optima(float64, ground, name):
 
 @slow
 def test_optima(float64, ground):
-    require_reached(_cases(ground), _model_and_rows)
+    require_reached(_cases(ground), _model_and_rows, max_steps=5000)
