@@ -76,6 +76,19 @@ def test_labels_of_a_chain(float64):
     assert np.allclose(fit.params.transition, [[0, 1], [1, 0]], atol=1e-12)
 
 
+def test_labels_of_one_sequence(float64):
+    x, state = data.count_sequences()[0], np.where(np.arange(16) < 4, np.arange(16) % 2, -1)
+    model = jaxem.poisson_hmm(2)
+    start = model.init(jax.random.key(0), x)
+    one = jaxem.fit(model, x, start, labels=state, max_steps=5, tol=0.0)
+    as_batch = jaxem.fit(model, x[None], start, labels=state[None], max_steps=5, tol=0.0)
+    compiled = jax.jit(lambda labels: jaxem.fit(model, x, start, labels=labels, max_steps=5, tol=0.0).log_lik)
+    assert np.isclose(one.log_lik, as_batch.log_lik)
+    assert np.isclose(compiled(state), one.log_lik)
+    with pytest.raises(ValueError, match=r"got 2 at row \(0, 5\)"):
+        jaxem.fit(model, x, start, labels=np.where(np.arange(16) == 5, 2, state))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

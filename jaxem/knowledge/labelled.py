@@ -142,9 +142,7 @@ def _check_labels(labels, k):
     if inputs.is_traced(labels):
         return
     if labels.dtype.kind == "b":
-        raise ValueError(
-            "labels: expected whole numbers; got bool (a table of what each row allows has one column each)"
-        )
+        raise ValueError("labels: expected whole numbers; got bool (what rows allow is a table with k columns)")
     wrong = (labels < UNKNOWN) | (labels >= k) | (labels != np.floor(labels))
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -154,8 +154,8 @@ class HMM(Model):
 
     def labelled(self, x, labels):
         x = self.rows(x)
-        if x.single is not None and not inputs.is_traced(labels):
-            labels = np.asarray(labels)[None]
+        if x.single is not None:
+            labels = (labels if inputs.is_traced(labels) else np.asarray(labels))[None]
         emission, values = label_rows(self.emission, x.values, labels, x.shape, self.n_states)
         return dataclasses.replace(self, emission=emission), x._replace(values=values)
 
