@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+import os
 import pkgutil
 
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO
+from zoo import KIN, ZOO
 
 import jaxem
 from jaxem.constraints import movable, violations
@@ -44,6 +45,8 @@ def test_starts_and_draws(row):
     params, again = (model.init(jax.random.key(7), x) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, params, again)
     assert violations(model, params) == []
+    if row.name in KIN and not os.environ.get("JAXEM_SLOW_TESTS"):
+        pytest.skip("its kin are tried; all with JAXEM_SLOW_TESTS=1")
     if row.name == "censored":
         pytest.skip("when a time that ended would have been censored is not known")
     draws, more = (model.sample_like(params, jax.random.key(1), x) for _ in range(2))

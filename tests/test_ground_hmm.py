@@ -71,6 +71,7 @@ def leaves_of(params):
     return {"initial": np.asarray(params.initial), "transition": np.asarray(params.transition), **parts}
 
 
+@slow
 def test_trajectories(ground, float64):
     cases = ground("traces_hmm")
     assert len(cases) == 12

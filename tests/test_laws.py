@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO
+from zoo import KIN, ZOO
 
 from jaxem.testing import LAWS, check_model
 
@@ -22,6 +22,8 @@ NEED_DRAWS = "too spread"
 def test_laws(row, dtype):
     own = ("float32", "float64")[ZOO.index(row) % 2]
     thorough = row.core or bool(os.environ.get("JAXEM_SLOW_TESTS"))
+    if row.name in KIN and not os.environ.get("JAXEM_SLOW_TESTS"):
+        pytest.skip("its kin are tried; all with JAXEM_SLOW_TESTS=1")
     if not (row.core or dtype == own or os.environ.get("JAXEM_SLOW_TESTS")):
         pytest.skip(f"in {own}; in both dtypes with JAXEM_SLOW_TESTS=1")
     x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), row.data())
