@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem import inputs
-from jaxem.arguments import as_params, check_values
+from jaxem.fitting import check_data, check_start, from_origin
 
 #: Measured on starts of the kind "rows", 64 each: Old Faithful (full, k 3), iris (diag, k 3), ruspini (spherical, k 4)
 #: and geyser (diag, k 4) reach the best optimum from 2, 28, 41, 39 of them, and with this from 39, 62, 58, 64. From 0.1
@@ -34,20 +34,15 @@ def anneal(model, x, start, *, exponents=EXPONENTS, n_steps=5, weights=None):
     exponents = np.atleast_1d(np.asarray(exponents, float))
     if not (exponents.ndim == 1 and len(exponents) and ((exponents > 0) & (exponents <= 1)).all()):
         raise ValueError(f"exponents: expected numbers above 0 and at most 1; got {exponents.tolist()}")
-    x = model.rows(x)
-    if not inputs.is_traced(x, start):
-        model.check_finite(inputs.on_host(x))
-        start = as_params(model, start, "start")
-        model.check(x, start)
-        check_values(model, start, "start")
-    x = jax.tree.map(jnp.asarray, x)
-    dtype = jnp.result_type(*jax.tree.leaves(x))
-    weights = jnp.asarray(inputs.as_weights(weights, inputs.n_rows(x), dtype))
+    data = check_data(model, x, weights, 0, 0, None)
+    start = check_start(model, start, data)
+    levels = jnp.repeat(jnp.asarray(exponents, data.dtype), int(n_steps))
+    origin = data.origin
     try:
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), start)
-        return _anneal(model, x, weights, start, jnp.repeat(jnp.asarray(exponents, dtype), int(n_steps)))
+        params = _anneal(model if origin is None else model.in_units(origin), data.x, data.weights, start, levels)
     except NotImplementedError:
         raise ValueError(f"model: {type(model).__name__} has no discrete hidden values to anneal over") from None
+    return params if origin is None else from_origin(model, data, params)
 
 
 @jax.jit

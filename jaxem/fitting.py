@@ -193,10 +193,16 @@ def run_fit(model, data, algorithm, tol, max_steps, chunk_size, **starts) -> Res
     return result if data.origin is None else _from_origin(model, data, result)
 
 
-def _from_origin(model, data, result):
-    """A result in the units of data.origin, carried back in float64 on the host."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), result.params)
+def from_origin(model, data, params):
+    """Params in the units of data.origin, carried back in float64 on the host and rounded there."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     params = model.params_from_units(data.origin, params)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(data.dtype)), params)
+
+
+def _from_origin(model, data, result):
+    """A result in the units of data.origin, carried back."""
+    params = from_origin(model, data, result.params)
     volume = np.sum(np.asarray(data.weights, np.float64) * model.log_volume(data.origin))
 
     def rounded(leaf):
@@ -206,7 +212,7 @@ def _from_origin(model, data, result):
     if volume:
         moved = {name: rounded(np.asarray(value, np.float64) - volume) for name, value in moved.items()}
     settle = jax.vmap(model.settle) if result.status.ndim else model.settle
-    return result._replace(params=settle(jax.tree.map(rounded, params)), **moved)
+    return result._replace(params=settle(params), **moved)
 
 
 @partial(jax.jit, static_argnames=("n_history", "chunk_size", "n_lanes", "make_starts", "differentiable"))

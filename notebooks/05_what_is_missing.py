@@ -94,7 +94,8 @@ for name, fit in fits.items():
     print(f"{name:28s}   {params.weights[0]:.3f}   {mean[0]:6.2f}    {sd[0]:6.2f}      {mean[1]:6.2f}    {sd[1]:6.2f}")
 
 # %% [markdown]
-# Filling with the mean puts a heap of points where no eruption is; both standard deviations are far too large.
+# Filling with the mean puts a heap of points where no eruption is: the two means move towards each other, and the
+# spread after short eruptions comes out half as large again.
 # Dropping rows is harmless to the waiting times here, but it throws away 40 % of the eruption lengths. With holes, the
 # fit is as good as the entries that are there allow.
 #

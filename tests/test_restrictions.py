@@ -204,6 +204,14 @@ def test_annealing_is_em_at_exponent_one(float64):
     assert np.allclose(got.components.rate, want.components.rate)
 
 
+def test_annealing_far_from_the_origin_in_float32():
+    model = jaxem.gaussian_mixture(2)
+    start = model.init(jax.random.key(0), X)
+    moved = start._replace(components=start.components._replace(mean=np.asarray(start.components.mean, float) + 1e6))
+    near, far = jaxem.anneal(model, X, start), jaxem.anneal(model, X + 1e6, moved)
+    assert np.allclose(near.components.cov, far.components.cov, rtol=1e-3)
+
+
 def test_annealing_checks_its_arguments():
     x = data.counts()
     model = jaxem.poisson_mixture(2)

@@ -21,7 +21,7 @@ STALLED = 0.1
 #: Slopes (of the function over its size) below this many units of rounding: the start is the solution.
 FLAT = 16
 
-#: Steps at most; from where an M-step without the restrictions ends, a handful is enough.
+#: Steps at most; one that stops here is an M-step that only raised Q.
 MAX_STEPS = 50
 
 

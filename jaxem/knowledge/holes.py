@@ -1,5 +1,7 @@
 """Entries that are not there: NaN in rows of numbers, found, filled and checked."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,17 +22,17 @@ def rows_seen(x):
 
 
 def seen_columns(x):
-    """(columns [d, n] in which each hole holds the column's first entry, seen [d, n] of 0 and 1)."""
-    seen = ~jnp.isnan(x.T)
-    first = jnp.take_along_axis(x.T, jnp.argmax(seen, 1)[:, None], 1)
-    return jnp.where(seen, x.T, first), seen.astype(x.dtype)
+    """(columns [d, n] of rows or numbers, each hole holding its column's first entry; seen [d, n], of 0 and 1)."""
+    module: Any = np if isinstance(x, np.ndarray) else jnp
+    columns = x.reshape(len(x), -1).T
+    seen = ~module.isnan(columns)
+    first = module.take_along_axis(columns, module.argmax(seen, 1)[:, None], 1)
+    return module.where(seen, columns, first), seen.astype(x.dtype)
 
 
-def filled_on_host(x):
-    columns = x.reshape(len(x), -1)
-    seen = ~np.isnan(columns)
-    first = columns[np.argmax(seen, 0), np.arange(columns.shape[1])]
-    return np.where(seen, columns, first).reshape(x.shape)
+def filled(x):
+    """x with the first entry of its column in each hole: valid for any family."""
+    return seen_columns(x)[0].T.reshape(x.shape)
 
 
 def require_no_infinity(x, name="x"):

@@ -14,6 +14,7 @@ from jaxem.families.support import RowError, check_vectors
 from jaxem.knowledge.holes import (
     check_columns_seen,
     column_ranges,
+    filled,
     holes_as_nan,
     require_no_infinity,
     rows_seen,
@@ -173,10 +174,8 @@ class IncompleteGaussian(Incomplete):
 
     def origin(self, x, params=None):
         values, _ = self._parts(x)
-        seen = ~np.isnan(values)
-        mean = np.where(seen, values, 0).sum(0, dtype=np.float64) / seen.sum(0)
-        affine = _units.origin(np.where(seen, values, mean))
-        return None if affine is None else SeenUnits(affine, seen.astype(np.float64))
+        affine = _units.origin(filled(values))
+        return None if affine is None else SeenUnits(affine, (~np.isnan(values)).astype(np.float64))
 
     def to_units(self, units, x):
         values, noise = self._parts(x)

@@ -12,7 +12,7 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.knowledge.holes import (
     check_columns_seen,
     column_ranges,
-    filled_on_host,
+    filled,
     holes_as_nan,
     require_no_infinity,
     rows_seen,
@@ -96,7 +96,7 @@ class Missing(Wrapper, Family):
     def _cut(self, x) -> ColumnRows:
         if isinstance(x, ColumnRows):
             return x
-        columns, seen = seen_columns(x if x.ndim == 2 else x[:, None])
+        columns, seen = seen_columns(x)
         data = columns.T[..., None] if self.row_ndim else columns.T
         return ColumnRows(data, seen.T)
 
@@ -192,12 +192,8 @@ class Missing(Wrapper, Family):
 
     def sample_like(self, params, key, x):
         """Rows of every component with the holes of x: [n, k, ...]."""
-        rows = self.model.sample_like(params, key, self._filled(x))
+        rows = self.model.sample_like(params, key, filled(x))
         return jnp.where(jnp.isnan(x)[:, None], jnp.nan, rows)
-
-    def _filled(self, x):
-        columns, _ = seen_columns(x if x.ndim == 2 else x[:, None])
-        return columns.T.reshape(x.shape)
 
     def embed(self, x, weights=None):
         """The family's coordinates of each column, in which a hole lies at the column's mean."""
@@ -223,7 +219,7 @@ class Missing(Wrapper, Family):
 
     def origin(self, x, params=None):
         """The family's own, which moves every column by itself: no `ColumnUnits`, and none is needed for holes."""
-        return self.model.origin(filled_on_host(x))
+        return self.model.origin(filled(x))
 
     def to_units(self, units, x):
         if not isinstance(units, ColumnUnits):
@@ -259,7 +255,7 @@ class Missing(Wrapper, Family):
         self.check_shapes(x, params)
         x = np.asarray(x)
         check_columns_seen(x if x.ndim == 2 else x[:, None])
-        self.model.check(filled_on_host(x), params)
+        self.model.check(filled(x), params)
 
     def check_fit(self, x, weights, dtype):
         if inputs.is_traced(x, weights):

@@ -10,6 +10,7 @@ from jaxem import inputs
 from jaxem.exponential_family import Family
 from jaxem.families.support import RowError
 from jaxem.latent.sequences import (
+    Prepared,
     Sequences,
     SequenceUnits,
     as_sequences,
@@ -22,14 +23,6 @@ from jaxem.latent.sequences import (
 )
 from jaxem.latent.wrapper import Wrapper
 from jaxem.model import EStep, model_class
-
-
-class PreparedGroups(NamedTuple):
-    """data: the family's prepared rows of all groups, time-major; lengths [g] or None; frame [t, g, 0]: a shape."""
-
-    data: Any
-    lengths: Any
-    frame: Any
 
 
 class GroupStats(NamedTuple):
@@ -82,18 +75,16 @@ class Repeated(Wrapper, Family):
         return groups.shape[0] if weights is None else jnp.sum(jnp.asarray(weights))
 
     def prepare(self, x, weights=None, centred=False):
-        if isinstance(x, PreparedGroups):
+        if isinstance(x, Prepared):
             return x
         x = self.rows(x)
         weights = None if weights is None else time_weights(x, weights)
         g, m = x.shape
-        return PreparedGroups(
-            self.model.prepare(time_rows(x), weights, centred), x.lengths, jnp.zeros((m, g, 0), x.dtype)
-        )
+        return Prepared(self.model.prepare(time_rows(x), weights, centred), x.lengths, jnp.zeros((m, g, 0), x.dtype))
 
     def e_step(self, params, x):
         x = self.prepare(x)
-        m, g, _ = x.frame.shape
+        g, m = x.shape
         latent, log_prob = self.model.e_step(params, x.data)
         log_prob = log_prob.reshape(m, g, -1)
         mask = inside(x.lengths, m)
@@ -101,7 +92,7 @@ class Repeated(Wrapper, Family):
 
     def sufficient_statistics(self, resp, x, weights):
         x = self.prepare(x)
-        rows = self.model.sufficient_statistics(resp, x.data, self._of_rows(weights, x.lengths, x.frame.shape[0]))
+        rows = self.model.sufficient_statistics(resp, x.data, self._of_rows(weights, x.lengths, x.shape[1]))
         return GroupStats(weights.sum(0), rows)
 
     def _of_rows(self, weights, lengths, m):

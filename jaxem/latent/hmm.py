@@ -18,6 +18,7 @@ from jaxem.latent.mixture import EMPTY_BELOW
 from jaxem.latent.nested import as_family
 from jaxem.latent.sequences import (
     SAMPLE_LENGTH,
+    Prepared,
     Sequences,
     SequenceUnits,
     as_sequences,
@@ -74,19 +75,6 @@ class ChainPosterior(NamedTuple):
     transitions: Any
     emission: Any = None
     potentials: Any = None
-
-
-class Prepared(NamedTuple):
-    """data: prepared observations of the emission family, time-major; lengths [n] or None; frame [t, n, 0]: a shape."""
-
-    data: Any
-    lengths: Any
-    frame: Any
-
-    @property
-    def shape(self):
-        """(n, t)."""
-        return self.frame.shape[1], self.frame.shape[0]
 
 
 @model_class

@@ -45,6 +45,19 @@ class SequenceUnits(NamedTuple):
     lengths: Any
 
 
+class Prepared(NamedTuple):
+    """data: prepared observations of the family, time-major; lengths [n] or None; frame [t, n, 0]: a shape."""
+
+    data: Any
+    lengths: Any
+    frame: Any
+
+    @property
+    def shape(self):
+        """(n, t)."""
+        return self.frame.shape[1], self.frame.shape[0]
+
+
 def pad_sequences(sequences):
     """(values [n, t, ...], lengths [n]) from a list of n arrays [t_i, ...] of unequal lengths; zeros fill up.
 

@@ -64,7 +64,7 @@ def check_model(
     affine: a function x -> (changed x, log volume per example) under which the model is equivariant:
         log p(changed x) = log p(x) - log volume once each is fitted. reference: (params, x) -> log_prob [n].
     exact_m_step: False for an M-step that only raises Q. laws: which of the ten to check. thorough: False leaves out
-        the three checks that fit the model or draw from it, in half the time.
+        the three checks that fit the model or draw from it.
 
     Returns a `Report`. Raises AssertionError that names every law that is broken, the leaf, and by how much.
 

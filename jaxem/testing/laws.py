@@ -43,7 +43,7 @@ LAWS = {
 
 
 class Check(NamedTuple):
-    """slow: whether it fits the model, or draws from it, which takes as long as all the others."""
+    """slow: whether it fits the model, or draws from it."""
 
     law: int
     what: str
