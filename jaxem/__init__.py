@@ -1,13 +1,16 @@
 """jaxem: Expectation-Maximization in JAX. One contract, one compiled loop, many starts in one program."""
 
 from jaxem import datasets
+from jaxem.algorithms.anderson import Anderson
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
+from jaxem.algorithms.squarem import SQUAREM
 from jaxem.alignment import align
 from jaxem.annealing import anneal
 from jaxem.bound import elbo, kl_gap, q_function
 from jaxem.comparison import compare_algorithms
 from jaxem.constraints import constrain, n_free_params, unconstrain
+from jaxem.devices import shard_rows
 from jaxem.families.bernoulli import Bernoulli, BernoulliParams
 from jaxem.families.categorical import Categorical, CategoricalParams
 from jaxem.families.exponential import Exponential, ExponentialParams

@@ -1,5 +1,8 @@
 """Rows in pieces of equal size, so that no temporary is as long as the data, and sums over them."""
 
+import contextlib
+import contextvars
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -54,3 +57,24 @@ def _rounding(lost, a, b, total):
     """What a + b = total lost; nothing where the sum is not finite."""
     error = jnp.where(jnp.abs(a) >= jnp.abs(b), (a - total) + b, (b - total) + a)
     return lost + jnp.where(jnp.isfinite(total), error, 0)
+
+
+_WHOLE = contextvars.ContextVar("whole", default=False)
+
+
+@contextlib.contextmanager
+def whole_blocks(on=True):
+    """While a program is traced here, sums over rows outside the loop take all rows at once.
+
+    For rows that are spread over devices: each has its own part in one piece, and blocks would be cut across them.
+    """
+    token = _WHOLE.set(on)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
+def block_rows(n: int, rows: int) -> int:
+    """Rows per block of sums outside the loop."""
+    return n if _WHOLE.get() else even_chunks(n, rows)

@@ -34,6 +34,10 @@ class Constraint:
         """A tree like `free`: which coordinates a fit may move."""
         return jnp.ones_like(free, bool)
 
+    def holds(self, value):
+        """Whether (a traced bool) a leaf lies here, as far as comparisons of its entries tell."""
+        return jnp.isfinite(value).all()
+
     def violation(self, value) -> str | None:
         """What is wrong with a concrete leaf, or None (host side)."""
         return None if np.isfinite(value).all() else "is not finite"
@@ -68,6 +72,9 @@ class Positive(Constraint):
     def n_free(self, shape):
         return int(np.prod(shape))
 
+    def holds(self, value):
+        return super().holds(value) & (value > 0).all()
+
     def violation(self, value):
         return super().violation(value) or (None if (value > 0).all() else "is not positive")
 
@@ -75,6 +82,9 @@ class Positive(Constraint):
 @dataclasses.dataclass(frozen=True)
 class NonNegative(Positive):
     """Positive, or exactly 0 (a boundary that exp(u) reaches only in the limit)."""
+
+    def holds(self, value):
+        return Constraint.holds(self, value) & (value >= 0).all()
 
     def violation(self, value):
         return Constraint.violation(self, value) or (None if (value >= 0).all() else "is negative")
@@ -93,6 +103,9 @@ class UnitInterval(Constraint):
 
     def n_free(self, shape):
         return int(np.prod(shape))
+
+    def holds(self, value):
+        return super().holds(value) & ((value >= 0) & (value <= 1)).all()
 
     def violation(self, value):
         return super().violation(value) or (None if ((value >= 0) & (value <= 1)).all() else "is outside [0, 1]")
@@ -113,6 +126,9 @@ class Simplex(Constraint):
 
     def n_free(self, shape):
         return int(np.prod(shape[:-1])) * (shape[-1] - 1)
+
+    def holds(self, value):
+        return super().holds(value) & (value >= 0).all()
 
     def violation(self, value):
         if problem := super().violation(value):
@@ -158,6 +174,9 @@ class PositiveDefinite(Constraint):
     def n_free(self, shape):
         return int(np.prod(shape[:-2])) * shape[-1] * (shape[-1] + 1) // 2
 
+    def holds(self, value):
+        return super().holds(value) & (jnp.diagonal(value, axis1=-2, axis2=-1) > 0).all()
+
     def violation(self, value):
         if problem := super().violation(value):
             return problem
@@ -198,6 +217,9 @@ class Fixed(Constraint):
     def n_free(self, shape):
         return 0
 
+    def holds(self, value):
+        return self.place.holds(value)
+
     def violation(self, value):
         return self.place.violation(value)
 
@@ -219,6 +241,12 @@ def unconstrain(model, params):
 def movable(model, free):
     """A tree like the unconstrained coordinates `free`: which of them a fit may move."""
     return jax.tree.map(lambda c, u: c.moves(u), model.constraints(), free, is_leaf=_is_constraint)
+
+
+def inside(model, params):
+    """Whether (a traced bool) params lie where they have to: what an extrapolation may fail to do."""
+    found = jax.tree.map(lambda c, p: c.holds(p), model.constraints(), params, is_leaf=_is_constraint)
+    return jnp.stack(jax.tree.leaves(found)).all()
 
 
 def n_free_params(model, params) -> int:

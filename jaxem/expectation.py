@@ -3,14 +3,16 @@
 Because statistics add up and are linear in the weights, chunks are a scan and padding is weight 0; no model knows.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxem.chunks import cut_rows, even_chunks, first_of, scan_sum
-from jaxem.model import Model
+from jaxem.devices import summed
+from jaxem.model import Model, pytree_class, static
 
 #: Working set of one chunk, in bytes. Measured on CPU: iterations are fastest while the features of a chunk and its
 #: log densities stay in the last-level cache, and are flat within a factor of two around this.
@@ -27,39 +29,70 @@ LANES_BYTES = 512 << 20
 STORE_BYTES = 512 << 20
 
 
-class Problem(NamedTuple):
-    """A model and its data, ready for iterating: chunks of prepared rows with their weights."""
+@pytree_class
+class Problem:
+    """A model and its data, ready for iterating.
+
+    rows: chunks of rows with a leading axis of chunks, [c, m, ...]; or the rows as they came [n, ...], which `opened`
+    cuts. weights: as rows, 0 for padding. total_weight: their sum. n_points: how many rows they amount to, their weight
+    where it counts repetitions, else the rows in use. units: those that rows as they came are moved to.
+
+    chunk: rows per chunk; 0: the rows are cut already. prepared: the rows are `model.prepare`d and in units already.
+    centred: they are to be prepared in the form that keeps its precision (see `Model.prepare`).
+    axis: the axis of devices that the other rows lie along, for a problem that holds those of one device.
+    """
 
     model: Any
-    chunks: Any  # a pytree whose leaves have a leading axis of chunks
-    weights: Any  # [c, m], 0 for padding
+    rows: Any
+    weights: Any
+    units: Any
     total_weight: Any
-    n_points: Any  # how many rows they amount to: their weight where it counts repetitions, else the rows in use
-    prepare: Any  # (rows, weights) -> prepared rows, for chunks of rows as they came; None: chunks are prepared
+    n_points: Any
+    chunk: int = static(default=0)
+    prepared: bool = static(default=False)
+    centred: bool = static(default=False)
+    axis: str | None = static(default=None)
+
+    def opened(self) -> "Problem":
+        """The problem with its rows cut into chunks."""
+        if not self.chunk:
+            return self
+        rows, weights = cut_rows(self.rows, self.weights, self.chunk)
+        return dataclasses.replace(self, rows=rows, weights=weights, chunk=0)
+
+    def prepare(self, rows, weights):
+        return self.model.prepare(
+            rows if self.units is None else self.model.to_units(self.units, rows), weights, self.centred
+        )
+
+    def sums(self, rows, weights, params):
+        """(statistics, log-likelihood) of one chunk."""
+        data = rows if self.prepared else self.prepare(rows, weights)
+        resp, log_prob = self.model.e_step(params, data)
+        stats = self.model.sufficient_statistics(resp, data, weights)
+        return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
 
     def expectation(self, params):
         """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
-
-        def one(chunk, weights):
-            data = chunk if self.prepare is None else self.prepare(chunk, weights)
-            resp, log_prob = self.model.e_step(params, data)
-            stats = self.model.sufficient_statistics(resp, data, weights)
-            return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
-
-        stats, log_lik = scan_sum(one, (self.chunks, self.weights))
+        here = scan_sum(lambda rows, weights: self.sums(rows, weights, params), (self.rows, self.weights))
+        stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 
     def maximize(self, stats, params):
         return self.model.maximize(stats, params)
 
 
-class StepsProblem(NamedTuple):
+@pytree_class
+class StepsProblem:
     """A model whose "statistics" are whatever its M-step takes: one piece of data, no weights (see `from_steps`)."""
 
     model: Any
     x: Any
     total_weight: Any
     n_points: Any
+
+    def opened(self):
+        return self
 
     def expectation(self, params):
         resp, log_prob = self.model.e_step(params, self.x)
@@ -96,21 +129,25 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False, store=True):
-    """Cut rows x into chunks of `chunk` (the last one padded by rows of weight 0), in `units` and prepared.
+def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False, store=True, axis=None):
+    """Rows x in chunks of `chunk` (the last one padded by rows of weight 0), in `units`.
 
-    store: prepare them once and keep that, unless it is too much; else they are prepared anew in every iteration.
+    store: prepare them once and keep that, unless it is too much; else the rows are left as they came, and prepared
+    anew in every iteration. axis: the axis of devices that x is spread over, where these are the rows of one.
     """
-    total, n_points = weights.sum(), jnp.maximum(weights.sum(), (weights > 0).sum())
+    total, in_use = summed((weights.sum(), (weights > 0).sum().astype(weights.dtype)), axis)
+    n_points = jnp.maximum(total, in_use)
     if not model.additive:
         return StepsProblem(model, x, total, n_points)
+    problem = Problem(model, x, weights, units, total, n_points, chunk=chunk, centred=centred, axis=axis)
+    return stored(problem) if store else problem
 
-    def prepare(rows, weights):
-        return model.prepare(rows if units is None else model.to_units(units, rows), weights, centred)
 
-    chunks, cut_weights = cut_rows(x, weights, chunk)
-    shape = jax.eval_shape(lambda rows, w: prepare(first_of(rows), w[0]), chunks, cut_weights)
-    if not store or len(cut_weights) * _bytes(shape) > STORE_BYTES:
-        return Problem(model, chunks, cut_weights, total, n_points, prepare)
-    chunks = lax.map(lambda piece: prepare(*piece), (chunks, cut_weights))
-    return Problem(model, chunks, cut_weights, total, n_points, None)
+def stored(problem: Problem) -> Problem:
+    """The problem with its rows cut and prepared, unless that is too much to keep."""
+    cut = problem.opened()
+    shape = jax.eval_shape(lambda rows, w: cut.prepare(first_of(rows), w[0]), cut.rows, cut.weights)
+    if len(cut.weights) * _bytes(shape) > STORE_BYTES:
+        return problem
+    rows = lax.map(lambda piece: cut.prepare(*piece), (cut.rows, cut.weights))
+    return dataclasses.replace(cut, rows=rows, prepared=True)

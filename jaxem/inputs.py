@@ -251,5 +251,5 @@ def check_model(model):
 
 
 def check_algorithm(algorithm):
-    if isinstance(algorithm, type) or not (hasattr(algorithm, "step") and hasattr(algorithm, "init")):
+    if isinstance(algorithm, type) or not (hasattr(algorithm, "propose") and hasattr(algorithm, "init")):
         raise ValueError(f"algorithm: expected an algorithm such as jaxem.EM(); got {algorithm!r}")

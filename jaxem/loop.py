@@ -6,12 +6,14 @@ bad step is undone. When a lane finishes it takes the next start from the queue,
 """
 
 import enum
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxem.algorithms.em import Outcome, Proposal, choose
 from jaxem.constraints import constrain, unconstrain
 
 
@@ -145,57 +147,66 @@ def rounding(objective, total_weight):
 
 
 def advance(problem, algorithm, lane: Lane, fresh, tol, max_steps, flag_ill):
-    """One step of one fit: propose, evaluate, then accept or undo, and say whether it is over.
+    """One iteration of one fit: propose, look at the data, judge. Returns (lane, objective at the point looked at)."""
+    proposal = propose(problem, algorithm, lane)
+    seen, log_lik = algorithm.look(problem, proposal.params, proposal.memory)
+    return judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill)
 
-    Returns (lane, objective at the point looked at).
-    """
-    new = algorithm.step(problem, lane.params, lane.memory, lane.trial, lane.given)
-    total = problem.total_weight.astype(new.objective.dtype)
-    finite = jnp.isfinite(new.objective) & _all_finite(new.params)
-    gain = (new.objective - lane.objective) / total
-    resolved = resolution(new.objective, total)
+
+def propose(problem, algorithm, lane: Lane) -> Proposal:
+    """Where a lane looks next: at what is given (a start, a halved step), else where the algorithm says."""
+    return choose(
+        lane.given, Proposal(lane.trial, lane.memory, True), algorithm.propose(problem, lane.params, lane.memory)
+    )
+
+
+def judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill):
+    """Accept what was looked at or undo it, and say whether the fit is over."""
+    model, trial, plain = problem.model, proposal.params, proposal.plain
+    objective = log_lik + model.log_prior(trial)
+    total = problem.total_weight.astype(objective.dtype)
+    finite = jnp.isfinite(objective) & _all_finite(trial)
+    gain = (objective - lane.objective) / total
+    resolved = resolution(objective, total)
     asked, blind, tol = tol, tol < resolved, jnp.maximum(tol, resolved)
+    expected = algorithm.expected_gain(problem, lane.params, trial, lane.memory, seen)
     if algorithm.monotone:
         halved = lane.n_halvings > 0
         # Where tol asks for more than differences of the objective tell, an algorithm's own estimate goes on for them.
-        goes_on = blind & ~halved & _promises(new.expected_gain, asked, resolved) & (jnp.abs(gain) <= NOISE * resolved)
+        goes_on = blind & plain & ~halved & _promises(expected, asked, resolved) & (jnp.abs(gain) <= NOISE * resolved)
         accept = finite & (fresh | (gain >= 0) | goes_on)
-        fell = ~fresh & (gain < jnp.where(halved, 0, -rounding(new.objective, total)))
-        small = ~fresh & ~fell & (gain <= tol) & ~goes_on
+        fell = plain & ~fresh & (gain < jnp.where(halved, 0, -rounding(objective, total)))
+        small = plain & ~fresh & ~fell & (gain <= tol) & ~goes_on
         stepped = accept & ~fresh
     else:
         # The path may go down; what is kept is the best point of it.
         accept = finite & (fresh | (gain > 0))
-        fell, small, stepped = False, new.expected_gain <= tol, finite & ~fresh
+        fell, small, stepped = False, expected <= tol, finite & ~fresh
     n_steps = lane.n_steps + stepped
-    may_halve = problem.model.additive & (lane.n_halvings < MAX_HALVINGS)
+    may_halve = model.additive & (lane.n_halvings < MAX_HALVINGS)
     status = jnp.where(n_steps >= max_steps, Status.MAX_STEPS, RUNNING)
     status = jnp.where(small, Status.CONVERGED, status)
     status = jnp.where(fell, jnp.where(may_halve, FELL, Status.DECREASED), status)
     if flag_ill:
         # Also where this form already failed: the centred one takes over from the incumbent, and has the last word.
-        ill = problem.model.ill_conditioned(new.params) & (status != Status.MAX_STEPS)
-        status = jnp.where(ill | ~finite, ILL_CONDITIONED, status)
+        ill = (plain | accept) & model.ill_conditioned(trial) & (status != Status.MAX_STEPS)
+        status = jnp.where(ill | (plain & ~finite), ILL_CONDITIONED, status)
     else:
-        status = jnp.where(finite, status, Status.NONFINITE)
-    status = status.astype(jnp.int32)
-
-    def pick(a, b):
-        return jax.tree.map(lambda x, y: jnp.where(accept, x, y), a, b)
+        status = jnp.where(finite | ~plain, status, Status.NONFINITE)
 
     advanced = Lane(
-        params=pick(new.params, lane.params),
-        memory=pick(new.memory, lane.memory) if algorithm.monotone else new.memory,
-        log_lik=pick(new.log_lik, lane.log_lik),
-        objective=pick(new.objective, lane.objective),
-        status=status,
+        params=choose(accept, trial, lane.params),
+        memory=algorithm.learn(proposal.memory, seen, Outcome(accept, plain, lane.given, gain, gain <= tol)),
+        log_lik=choose(accept, log_lik, lane.log_lik),
+        objective=choose(accept, objective, lane.objective),
+        status=status.astype(jnp.int32),
         n_steps=n_steps,
-        n_evaluations=lane.n_evaluations + new.n_evaluations,
-        trial=new.params,
+        n_evaluations=lane.n_evaluations + jnp.asarray(proposal.n_evaluations, jnp.int32),
+        trial=trial,
         given=jnp.zeros_like(lane.given),
         n_halvings=jnp.where(fell, lane.n_halvings + 1, 0),
     )
-    return advanced, jnp.where(finite, new.objective, jnp.nan)
+    return advanced, jnp.where(finite, objective, jnp.nan)
 
 
 def halve(model, lane: Lane) -> Lane:
@@ -209,68 +220,134 @@ def _all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def run(
-    problem, algorithm, fits: Finished, history, pending, n_lanes, tol, max_steps, flag_ill=False, narrows=False
-) -> tuple[Any, Any]:
-    """Iterate every pending fit [r] to its end, n_lanes at a time. Returns (fits, history [r, h]).
+class State(NamedTuple):
+    """All there is of fits under way: what crosses to the host between blocks, and what a checkpoint holds.
 
-    narrows: at the end, when few lanes are busy, these go on in a loop with fewer lanes (see `NARROWING`).
+    lanes: the fits in the loop [l, ...], index: which fit each is [l] (-1: none), fresh: whether it just began.
+    fits, history: what is kept of each fit, [r, ...]. queue: the fits to do in order, of which `taken` have been begun.
+    n_iterations: of the loop; n_busy: lanes that worked in them, n_slots: lanes there were.
     """
-    n_fits = pending.shape[0]
+
+    lanes: Lane
+    index: jax.Array
+    fresh: jax.Array
+    taken: jax.Array
+    fits: Finished
+    history: jax.Array
+    queue: jax.Array
+    n_pending: jax.Array
+    n_iterations: jax.Array
+    n_busy: jax.Array
+    n_slots: jax.Array
+
+    @property
+    def busy(self):
+        return self.index >= 0
+
+
+def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> State:
+    """The state before the first iteration of every pending fit [r], of which n_lanes run side by side."""
     queue = jnp.argsort(~pending, stable=True)  # those to do first, in order
     n_pending = pending.sum()
+    index = _place(queue, n_pending, jnp.arange(n_lanes))
+    zero = jnp.zeros((), jnp.int32)
+    return State(
+        lanes=_start_of(problem, algorithm, fits, index),
+        index=index,
+        fresh=jnp.ones(n_lanes, bool),
+        taken=jnp.asarray(n_lanes, queue.dtype),
+        fits=fits,
+        history=history,
+        queue=queue,
+        n_pending=n_pending,
+        n_iterations=zero,
+        n_busy=zero,
+        n_slots=zero,
+    )
 
-    def start_of(index):
-        chosen = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, n_fits - 1)], fits)
-        return Lane(
-            params=chosen.params,
-            memory=jax.vmap(lambda p: algorithm.init(problem, p))(chosen.params),
-            log_lik=chosen.log_lik,
-            objective=chosen.objective,
-            status=jnp.full_like(chosen.status, RUNNING),
-            n_steps=chosen.n_steps,
-            n_evaluations=chosen.n_evaluations,
-            trial=chosen.params,
-            given=jnp.ones_like(index, bool),
-            n_halvings=jnp.zeros_like(chosen.status),
-        )
 
-    def place(position):
-        """The fit at a position of the queue; n_fits where there is none."""
-        return jnp.where(position < n_pending, queue[jnp.minimum(position, n_fits - 1)], n_fits)
+def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_ill=False, narrows=False) -> State:
+    """Go on until every pending fit has ended, or the loop has made `until` iterations in all.
 
-    def body(carry):
-        lanes, index, fresh, taken, out, history = carry
-        step = jax.vmap(lambda lane, new: advance(problem, algorithm, lane, new, tol, max_steps, flag_ill))
-        new, objective = step(lanes, fresh)
-        busy = index < n_fits
-        recorded = jnp.where(busy & (new.n_steps > lanes.n_steps), index, n_fits)
-        history = history.at[recorded, new.n_steps - 1].set(objective, mode="drop")
-        fell = busy & (new.status == FELL)
-        over = busy & (new.status != RUNNING) & ~fell
-
-        def intervene(args):
-            lanes, index, _, taken, out = args
-            if problem.model.additive:
-                lanes = _choose(fell, jax.vmap(lambda lane: halve(problem.model, lane))(lanes), lanes)
-            kept = Finished(*(getattr(lanes, name) for name in Finished._fields))
-            out = jax.tree.map(lambda o, v: o.at[jnp.where(over, index, n_fits)].set(v, mode="drop"), out, kept)
-            index = jnp.where(over, place(taken + jnp.cumsum(over) - 1), index)
-            return _choose(over, start_of(index), lanes), index, over, taken + over.sum(), out
-
-        state = (new, index, jnp.zeros_like(fresh), taken, out)
-        # Most steps need neither a halving nor a refill: they cost nothing then.
-        return *lax.cond((over | fell).any(), intervene, lambda args: args, state), history
-
-    index = place(jnp.arange(n_lanes))
-    carry = (start_of(index), index, jnp.ones(n_lanes, bool), jnp.asarray(n_lanes), fits, history)
-    widths = [n_lanes]
+    Pieces of a run give the bits of the whole. narrows: at the end, when few lanes are busy, these go on in a loop
+    with fewer lanes (see `NARROWING`).
+    """
+    widths = [len(state.index)]
     while narrows and widths[-1] >= NARROW_FROM:
         widths.append(widths[-1] // NARROWING)
+    body = partial(_iteration, problem, algorithm, tol, max_steps, flag_ill)
     for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
-        carry = _narrowed(carry, width, n_fits)
-        carry = lax.while_loop(lambda c, fewest=fewest: (c[1] < n_fits).sum() > fewest, body, carry)
-    return carry[4], carry[5]
+
+        def goes_on(state, fewest=fewest):
+            more = state.busy.sum() > fewest
+            return more if until is None else more & (state.n_iterations < until)
+
+        state = _in_lanes(width, state, lambda state, goes_on=goes_on: lax.while_loop(goes_on, body, state))
+    return state
+
+
+def _iteration(problem, algorithm, tol, max_steps, flag_ill, state: State) -> State:
+    lanes, index, n_fits = state.lanes, state.index, len(state.queue)
+    step = jax.vmap(lambda lane, new: advance(problem, algorithm, lane, new, tol, max_steps, flag_ill))
+    new, objective = step(lanes, state.fresh)
+    recorded = jnp.where(state.busy & (new.n_steps > lanes.n_steps), index, n_fits)
+    fell = state.busy & (new.status == FELL)
+    over = state.busy & (new.status != RUNNING) & ~fell
+    state = state._replace(
+        lanes=new,
+        fresh=jnp.zeros_like(state.fresh),
+        history=state.history.at[recorded, new.n_steps - 1].set(objective, mode="drop"),
+        n_iterations=state.n_iterations + 1,
+        n_busy=state.n_busy + state.busy.sum(dtype=jnp.int32),
+        n_slots=state.n_slots + len(index),
+    )
+
+    def intervene(state):
+        lanes, index = state.lanes, state.index
+        if problem.model.additive:
+            lanes = _choose(fell, jax.vmap(lambda lane: halve(problem.model, lane))(lanes), lanes)
+        fits = _kept(state.fits, lanes, jnp.where(over, index, n_fits))
+        next_ones = _place(state.queue, state.n_pending, state.taken + jnp.cumsum(over) - 1)
+        index = jnp.where(over, next_ones, index)
+        lanes = _choose(over, _start_of(problem, algorithm, fits, index), lanes)
+        return state._replace(lanes=lanes, index=index, fresh=over, taken=state.taken + over.sum(), fits=fits)
+
+    # Most steps need neither a halving nor a refill: they cost nothing then.
+    return lax.cond((over | fell).any(), intervene, lambda state: state, state)
+
+
+def _start_of(problem, algorithm, fits: Finished, index) -> Lane:
+    chosen = jax.tree.map(lambda leaf: leaf[jnp.maximum(index, 0)], fits)
+    return Lane(
+        params=chosen.params,
+        memory=jax.vmap(lambda p: algorithm.init(problem, p))(chosen.params),
+        log_lik=chosen.log_lik,
+        objective=chosen.objective,
+        status=jnp.full_like(chosen.status, RUNNING),
+        n_steps=chosen.n_steps,
+        n_evaluations=chosen.n_evaluations,
+        trial=chosen.params,
+        given=jnp.ones_like(index, bool),
+        n_halvings=jnp.zeros_like(chosen.status),
+    )
+
+
+def _place(queue, n_pending, position):
+    """The fit at a position of the queue; -1 where there is none."""
+    return jnp.where(position < n_pending, queue[jnp.minimum(position, len(queue) - 1)], -1)
+
+
+def _kept(fits: Finished, lanes: Lane, at) -> Finished:
+    """`fits` with those in lanes put to where `at` says."""
+    ended = Finished(*(getattr(lanes, name) for name in Finished._fields))
+    return jax.tree.map(lambda all_, leaf: all_.at[at].set(leaf, mode="drop"), fits, ended)
+
+
+def interrupted(state: State) -> Finished:
+    """What there is of every fit, those that have not ended with the status INTERRUPTED."""
+    fits = _kept(state.fits, state.lanes, jnp.where(state.busy, state.index, len(state.queue)))
+    ended = fits.status >= 0
+    return fits._replace(status=jnp.where(ended, fits.status, Status.INTERRUPTED).astype(jnp.int32))
 
 
 #: When the queue is empty and no more than one lane in NARROWING is busy, these few go on in a narrower loop: the
@@ -278,13 +355,19 @@ def run(
 NARROWING, NARROW_FROM = 4, 16
 
 
-def _narrowed(carry, width, n_fits):
-    """The carry with `width` lanes, the busy ones first."""
-    lanes, index, fresh, *rest = carry
-    if width == len(index):
-        return carry
-    kept = jnp.argsort(index >= n_fits, stable=True)[:width]
-    return *jax.tree.map(lambda leaf: leaf[kept], (lanes, index, fresh)), *rest
+def _in_lanes(width, state: State, loop) -> State:
+    """loop(state) with the first `width` lanes alone, the busy ones put first."""
+    if width == len(state.index):
+        return loop(state)
+    names = ("lanes", "index", "fresh")
+    order = jnp.argsort(~state.busy, stable=True)
+    every = {name: jax.tree.map(lambda leaf: leaf[order], getattr(state, name)) for name in names}
+    few = loop(state._replace(**jax.tree.map(lambda leaf: leaf[:width], every)))
+    whole = {
+        name: jax.tree.map(lambda a, b: jnp.concatenate([a, b[width:]]), getattr(few, name), every[name])
+        for name in names
+    }
+    return few._replace(**whole)
 
 
 def _choose(mask, a, b):

@@ -16,6 +16,7 @@ alone; none of them knows which model it drives.
 import dataclasses
 import functools
 import inspect
+import math
 from typing import Any, NamedTuple, dataclass_transform
 
 import jax
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxem import inputs
 from jaxem.arguments import check_arguments
+from jaxem.compilation import Program, work_of_arguments
 
 
 class EStep(NamedTuple):
@@ -93,7 +95,9 @@ def model_class(cls):
         method = getattr(cls, name, None)
         if method is not None and not hasattr(method, "compiled"):
             known = [argument for argument in static_names if argument in inspect.signature(method).parameters]
-            setattr(cls, name, _checked(method, jax.jit(method, static_argnames=known, inline=True)))
+            # What is drawn may be far larger than what it is drawn from.
+            work = work_of_arguments if not known else lambda *args, **kwargs: math.inf
+            setattr(cls, name, _checked(method, Program(method, work, static_argnames=known, inline=True)))
     return pytree_class(cls)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxem import inputs
 from jaxem.algorithms.em import EM
+from jaxem.blocks import Watch
 from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, join_labels, one_of, run_fit
 from jaxem.loop import HONEST, Result, Status
 
@@ -43,6 +44,9 @@ def fit_restarts(
     tol=DEFAULT_TOL,
     max_steps=DEFAULT_MAX_STEPS,
     chunk_size=None,
+    callback=None,
+    progress=False,
+    checkpoint=None,
 ) -> Restarts:
     """Fit `model` from many starts side by side, and return all fits and the best.
 
@@ -78,7 +82,8 @@ def fit_restarts(
         if n_restarts not in (None, given):
             raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
         n_restarts = given
-    fits = run_fit(model, data, *options, n_lanes=lanes_for(model), **starts)
+    watch = Watch.of(callback, progress, checkpoint)
+    fits = run_fit(model, data, *options, n_lanes=lanes_for(model), watch=watch, **starts)
     return Restarts(one_of(fits, best_of(fits)), fits)
 
 
@@ -90,11 +95,13 @@ def lanes_for(model) -> int:
 
 def best_of(fits: Result):
     """Index of the highest objective among the honest fits; among all finite ones if none is honest."""
-    honest = jnp.isin(fits.status, jnp.asarray(HONEST))
-    finite = jnp.isfinite(fits.objective)
-    score = jnp.where(finite, fits.objective, -jnp.inf)
-    preferred = jnp.where(honest & finite, score, -jnp.inf)
-    return jnp.where((honest & finite).any(), jnp.argmax(preferred), jnp.argmax(score))
+    module = jnp if inputs.is_traced(fits) else np  # a handful of small programs would be compiled on the host
+    status, objective = module.asarray(fits.status), module.asarray(fits.objective)
+    honest = module.isin(status, np.asarray(HONEST))
+    finite = module.isfinite(objective)
+    score = module.where(finite, objective, -module.inf)
+    preferred = module.where(honest & finite, score, -module.inf)
+    return module.where((honest & finite).any(), module.argmax(preferred), module.argmax(score))
 
 
 class StartMaker(NamedTuple):

@@ -1,21 +1,12 @@
 """Models and fits on disk: npz arrays under a JSON header, checked on the way in, and unable to run code.
 
-A file is an uncompressed npz. Its entry `header` is UTF-8 JSON: format and library version, the tree of classes and
-plain values, the dtype and shape of every array, and a SHA-256 checksum of all of it. Classes appear by name and are
-looked up among jaxem's own and those the caller names; functions and pickled objects are refused both ways.
+The file is a `container`. Classes appear in it by name and are looked up among jaxem's own and those the caller names;
+functions and pickled objects are refused both ways.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import io
-import json
 import os
-import secrets
-import struct
-import tokenize
 import types as _types
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem import inputs
+from jaxem import container, inputs
 from jaxem.model import Model
-
-FORMAT = "jaxem"
-FORMAT_VERSION = 1
-HEADER_KEYS = {"format", "format_version", "jaxem_version", "tree", "arrays", "checksum"}
-
-#: dtypes that mean the same to every reader of npz; bfloat16 and random keys, for instance, do not.
-DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
-DTYPES += ("float16", "float32", "float64")
-
-#: What malformed bytes raise in the zip, npy and JSON readers, and misfitting fields in the classes that get them.
-DAMAGE = (ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError)
-DAMAGE += (SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile)
 
 
 def save(path, model, result_or_params, *, types=()) -> None:
@@ -65,16 +44,7 @@ def save(path, model, result_or_params, *, types=()) -> None:
         "result_or_params": _encode(result_or_params, "result_or_params", names, arrays),
     }
     _check_belongs(model, result_or_params)
-    header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "jaxem_version": _library().__version__,
-        "tree": tree,
-        "arrays": [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays],
-    }
-    header["checksum"] = _checksum(header, arrays)
-    text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
-    _write_atomically(Path(path), header=text, **{f"array_{i}": array for i, array in enumerate(arrays)})
+    container.write(path, tree, arrays)
 
 
 def load(path, *, types=(), dtype=None):
@@ -100,12 +70,14 @@ def load(path, *, types=(), dtype=None):
     registry = _registry(types)
     data = Path(path).read_bytes()
     try:
-        header, arrays = _read(data)
+        tree, arrays = container.read(data)
+        if tree.keys() != {"model", "result_or_params"}:
+            raise ValueError(f"its header holds {sorted(tree)}; expected model and result_or_params")
         decoder = _Decoder(registry, arrays, None if dtype is None else np.dtype(dtype))
-        model, value = (decoder.decode(header["tree"][key], key) for key in ("model", "result_or_params"))
+        model, value = (decoder.decode(tree[key], key) for key in ("model", "result_or_params"))
         decoder.check_all_used()
         _check_belongs(model, value)
-    except DAMAGE as error:
+    except container.DAMAGE as error:
         raise ValueError(f"{os.fspath(path)}: {str(error) or type(error).__name__}") from error
     return model, value
 
@@ -199,8 +171,8 @@ def _encode(node, where, names, arrays):
 def _encode_array(array, where, arrays):
     if inputs.is_traced(array):
         raise ValueError(f"{where}: a traced value has no numbers to write; call save outside jit, vmap and grad")
-    if str(array.dtype) not in DTYPES:
-        raise ValueError(f"{where}: expected an array of {', '.join(DTYPES)}; got {array.dtype}")
+    if str(array.dtype) not in container.DTYPES:
+        raise ValueError(f"{where}: expected an array of {', '.join(container.DTYPES)}; got {array.dtype}")
     kind = "jax" if isinstance(array, jax.Array) else "numpy"
     array = np.asarray(array)
     arrays.append(array.astype(array.dtype.newbyteorder("<")).copy(order="C"))
@@ -277,105 +249,3 @@ def _rounded(array, dtype):
     narrow = np.dtype(f"{array.dtype.kind}4")
     fits = array.dtype.itemsize == 8 and dtype.itemsize <= 4 and (array.astype(narrow) == array).all()
     return array.astype(narrow) if fits else array
-
-
-# --- bytes ---------------------------------------------------------------------------------------------------------
-
-
-def _checksum(header, arrays):
-    content = {key: value for key, value in header.items() if key != "checksum"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for array in arrays:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _write_atomically(path, **entries):
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # the rename itself reaches the disk; not every system can sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _read(data):
-    """(header, arrays) of the bytes of a file, each checked against the other."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"not an npz file ({error})") from error
-    entries = archive.infolist()
-    # Stored as they are, the entries cannot unpack to more than the file holds.
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("not written by jaxem.save: its entries are compressed")
-    if sum(entry.file_size for entry in entries) > len(data):
-        raise ValueError("damaged: its entries are larger than the file")
-    names = [entry.filename for entry in entries]
-    if "header.npy" not in names:
-        raise ValueError("not written by jaxem.save: it has no header")
-    header = _read_header(archive.read("header.npy"))
-    expected = ["header.npy", *(f"array_{i}.npy" for i in range(len(header["arrays"])))]
-    if sorted(names) != sorted(expected):
-        extra, missing = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
-        raise ValueError(f"damaged: entries missing {missing}, unexpected {extra} (or twice the same)")
-    arrays = [
-        _read_npy(archive.read(name), name, **spec) for name, spec in zip(expected[1:], header["arrays"], strict=True)
-    ]
-    if _checksum(header, arrays) != header["checksum"]:
-        raise ValueError("damaged: its content does not match its checksum")
-    return header, [array.astype(array.dtype.newbyteorder("=")) for array in arrays]
-
-
-def _read_header(raw):
-    text = _read_npy(raw, "header.npy", "|u1").tobytes()
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its header is not JSON ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError("its header is not one of jaxem")
-    if header.get("format_version") != FORMAT_VERSION:
-        version, library = header.get("format_version"), header.get("jaxem_version")
-        raise ValueError(
-            f"format version {version!r}, written by jaxem {library!r}; this is jaxem {_library().__version__}, "
-            f"which reads version {FORMAT_VERSION}"
-        )
-    tree, arrays = header.get("tree"), header.get("arrays")
-    if header.keys() != HEADER_KEYS or not isinstance(tree, dict) or not isinstance(arrays, list):
-        raise ValueError(f"its header is incomplete: expected {sorted(HEADER_KEYS)}; got {sorted(header)}")
-    if tree.keys() != {"model", "result_or_params"}:
-        raise ValueError(f"its header holds {sorted(tree)}; expected model and result_or_params")
-    if any(not isinstance(spec, dict) or spec.keys() != {"dtype", "shape"} for spec in arrays):
-        raise ValueError("its header describes an array by something else than dtype and shape")
-    return header
-
-
-def _read_npy(raw, name, dtype, shape=None):
-    """One array, after its own description is found to be the expected one and of exactly the bytes that follow."""
-    stream = io.BytesIO(raw)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{name}: not an npy array of version 1.0")
-    found_shape, fortran, found = np.lib.format.read_array_header_1_0(stream)
-    if found.hasobject:
-        raise ValueError(f"{name}: an object array could run code when read; refused")
-    if found.str != dtype or found.name not in DTYPES:
-        raise ValueError(f"{name}: expected dtype {dtype}; got {found.str}")
-    if fortran or (list(found_shape) != shape if shape is not None else len(found_shape) != 1):
-        raise ValueError(f"{name}: expected shape {shape or '[n]'} in C order; got {list(found_shape)}")
-    payload = stream.read()
-    size = found.itemsize * int(np.prod(found_shape, dtype=object))
-    if len(payload) != size:
-        raise ValueError(f"{name}: truncated, {len(payload)} bytes where {size} are expected")
-    return np.frombuffer(payload, found).reshape(found_shape)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxem import linalg
-from jaxem.chunks import cut_rows, even_chunks, first_of
+from jaxem.chunks import block_rows, cut_rows, first_of
 
 
 class Affine(NamedTuple):
@@ -30,7 +30,7 @@ class Affine(NamedTuple):
 def standardize(x, weights=None, metric="full") -> Affine:
     """The units in which x [n, d] has mean 0 and covariance I ("full"), unit variances ("diag"), or mean variance 1."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    blocks = cut_rows(x, weights / weights.sum(), even_chunks(x.shape[0], BLOCK_ROWS))
+    blocks = cut_rows(x, weights / weights.sum(), block_rows(x.shape[0], BLOCK_ROWS))
     shift = _total(lambda x, w: w @ x, blocks)
     # The second pass removes the rounding of a far origin.
     shift = shift + _total(lambda x, w: w @ (x - shift), blocks)
@@ -106,11 +106,15 @@ def _decorrelated(units, blocks):
         return _dot((y * weights[:, None]).T, y)
 
     # Twice, as in a Cholesky QR: the first pass is blind to directions below the rounding of the largest one, and in
-    # its coordinates the second sees them.
-    for _ in range(2):
+    # its coordinates the second sees them. There nearly all eigenvalues are 1, and which vectors belong to them is an
+    # accident of rounding: turned back, the second change is none where none is needed.
+    for last in (False, True):
         values, vectors = jnp.linalg.eigh(_total(second_moment, blocks))
         roots = jnp.sqrt(jnp.maximum(values, values[-1] * jnp.finfo(values.dtype).eps))
-        matrix, inverse = _dot(matrix, vectors / roots), _dot(roots[:, None] * vectors.T, inverse)
+        forth, back = vectors / roots, roots[:, None] * vectors.T
+        if last:
+            forth, back = _dot(forth, vectors.T), _dot(vectors, back)
+        matrix, inverse = _dot(matrix, forth), _dot(back, inverse)
     return units._replace(matrix=matrix, inverse=inverse)
 
 

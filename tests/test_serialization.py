@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem import container
 from jaxem.model import Model, model_class, static
 
 
@@ -71,7 +72,7 @@ def rewrite(path, change_header=lambda header: None, **arrays):
     change_header(header)
     stored = [content[f"array_{i}"] for i in range(len(header["arrays"])) if f"array_{i}" in content]
     if not any(array.dtype.hasobject for array in stored):
-        header["checksum"] = jaxem.serialization._checksum(header, stored)
+        header["checksum"] = container.checksum(header, stored)
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez(path, header=text, **content)
 

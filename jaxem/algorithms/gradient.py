@@ -6,20 +6,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxem.algorithms.em import Proposal
+from jaxem.algorithms.em import Algorithm, Proposal
 from jaxem.constraints import constrain, unconstrain
 from jaxem.model import pytree_class, static
 
 
 class GradientMemory(NamedTuple):
+    """The last point looked at and what was seen there, the optimiser's state, and the point to look at next."""
+
     free: Any
+    seen: "Slope"
+    optimizer: Any
+    ahead: Any
+
+
+class Slope(NamedTuple):
+    """Gradient and value of the loss, -objective per unit of weight."""
+
     grad: Any
     value: jax.Array
-    optimizer: Any
 
 
 @pytree_class
-class Gradient:
+class Gradient(Algorithm):
     """Gradient ascent on the objective per unit of weight, by an optax transformation.
 
     optimizer: any `optax.GradientTransformation`; `optax.lbfgs()` uses its line search. Build it once and reuse it:
@@ -54,31 +63,25 @@ class Gradient:
         free = unconstrain(problem.model, params)
         value = jnp.zeros((), jnp.result_type(*jax.tree.leaves(free)))
         optimizer = optax.with_extra_args_support(self.optimizer).init(free)
-        return GradientMemory(free, jax.tree.map(jnp.zeros_like, free), value, optimizer)
+        return GradientMemory(free, Slope(jax.tree.map(jnp.zeros_like, free), value), optimizer, free)
 
-    def step(self, problem, params, memory, trial, given):
-        optimizer = optax.with_extra_args_support(self.optimizer)
-        loss = self._loss(problem)
-        updates, state = optimizer.update(
-            memory.grad, memory.optimizer, memory.free, value=memory.value, grad=memory.grad, value_fn=loss
+    def propose(self, problem, params, memory):
+        update = optax.with_extra_args_support(self.optimizer).update
+        grad, value = memory.seen
+        updates, state = update(
+            grad, memory.optimizer, memory.free, value=value, grad=grad, value_fn=self._loss(problem)
         )
-
-        # A fit that begins has no gradient to go by yet: it stays where it is.
-        def pick(old, new):
-            return jax.tree.map(lambda a, b: jnp.where(given, a, b), old, new)
-
-        free = pick(memory.free, optax.apply_updates(memory.free, updates))
-        state = pick(memory.optimizer, state)
-        value, grad = jax.value_and_grad(loss)(free)
-        params = constrain(problem.model, free)
-        objective = -value * problem.total_weight
+        free = optax.apply_updates(memory.free, updates)
         searched = optax.tree_utils.tree_get(state, "num_linesearch_steps", jnp.zeros((), jnp.int32))
-        gain = 0.5 * sum(jnp.vdot(g, g) for g in jax.tree.leaves(grad))
-        return Proposal(
-            params,
-            GradientMemory(free, grad, value, state),
-            objective - problem.model.log_prior(params),
-            objective,
-            (1 + jnp.where(given, 0, searched)).astype(jnp.int32),
-            gain,
-        )
+        memory = memory._replace(optimizer=state, ahead=free)
+        return Proposal(constrain(problem.model, free), memory, True, 1 + searched)
+
+    def look(self, problem, params, memory):
+        value, grad = jax.value_and_grad(self._loss(problem))(memory.ahead)
+        return Slope(grad, value), -value * problem.total_weight - problem.model.log_prior(params)
+
+    def learn(self, memory, seen, outcome):
+        return memory._replace(free=memory.ahead, seen=seen)
+
+    def expected_gain(self, problem, old, new, memory, seen):
+        return 0.5 * sum(jnp.vdot(g, g) for g in jax.tree.leaves(seen.grad))

@@ -81,7 +81,7 @@ def _chunks(case):
 
     @compiled
     def evaluate(params, z, weights):
-        forms = [make_problem(case.inner, z, weights, chunk, centred=c) for c in (False, True)]
+        forms = [make_problem(case.inner, z, weights, chunk, centred=c).opened() for c in (False, True)]
         sums = [form.expectation(params) for form in forms]
         return [(log_lik, case.inner.maximize(stats, params)) for stats, log_lik in sums]
 

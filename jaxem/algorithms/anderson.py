@@ -1,0 +1,105 @@
+"""Anderson acceleration: the next statistics from the last few pairs of statistics and their EM steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxem import linalg
+from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, empty_statistics, promised_gain
+from jaxem.algorithms.squarem import refuse
+from jaxem.constraints import inside
+from jaxem.model import pytree_class, static
+
+
+class AndersonMemory(NamedTuple):
+    """stats: the statistics at the incumbent. asked [p]: those (as one vector) whose M-step was looked at last.
+
+    inputs, outputs [m, p]: pairs (S, E(M(S))), a ring of which the newest is at n_pairs - 1 (modulo m).
+    mixes: the next look is at a mixture of them, not at the plain EM step.
+    """
+
+    stats: Any
+    asked: jax.Array
+    inputs: jax.Array
+    outputs: jax.Array
+    n_pairs: jax.Array
+    mixes: jax.Array
+
+
+@pytree_class
+class Anderson(Algorithm):
+    """Anderson acceleration of EM (Walker and Ni 2011, equation 2.2), on the statistics.
+
+    With residuals F_i = E(M(S_i)) - S_i of the last `order` looks, the next one is at the M-step of the affine
+    combination of the E(M(S_i)) whose combined residual is smallest. It is taken up where EM has become slow (a step
+    gains less than `late` nats per unit of weight): before, it may leave for another optimum. A look that leaves the
+    parameter space or gains nothing is forgotten with all before it, and a plain EM step follows. The objective never
+    falls, and CONVERGED is judged by plain EM steps alone.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+    >>> start = model.init(jax.random.key(3), x)
+    >>> fits = [jaxem.fit(model, x, start, algorithm=each) for each in (jaxem.EM(), jaxem.Anderson())]
+    >>> int(fits[1].n_evaluations) < int(fits[0].n_evaluations)
+    True
+    """
+
+    order: int = static(default=6)
+    late: Any = 1e-2
+
+    needs_statistics = True
+
+    def init(self, problem, params):
+        stats = empty_statistics(problem, params)
+        vector = ravel_pytree(stats)[0]
+        pairs = jnp.zeros((self.order, vector.size), vector.dtype)
+        return AndersonMemory(stats, vector, pairs, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+    def propose(self, problem, params, memory):
+        plain, unravel = ravel_pytree(memory.stats)
+        asked = jnp.where(memory.mixes, _mixture(memory), plain)
+        trial = problem.maximize(unravel(asked), params)
+        trial = refuse(~memory.mixes | inside(problem.model, trial), trial)
+        return Proposal(trial, memory._replace(asked=asked), ~memory.mixes)
+
+    def learn(self, memory, seen, outcome):
+        vector = ravel_pytree(seen)[0]
+        place = memory.n_pairs % self.order
+        # A start is no EM step of anything, and a look that was undone speaks of a place to stay away from.
+        counts = outcome.accepted & ~outcome.given
+        n_pairs = jnp.where(counts, memory.n_pairs + 1, 0)
+        return AndersonMemory(
+            stats=choose(outcome.accepted, seen, memory.stats),
+            asked=memory.asked,
+            inputs=memory.inputs.at[place].set(jnp.where(counts, memory.asked, 0)),
+            outputs=memory.outputs.at[place].set(jnp.where(counts, vector, 0)),
+            n_pairs=n_pairs,
+            # Where little is gained a plain step has to say whether that is the end.
+            mixes=(n_pairs >= 2) & (outcome.gain < self.late) & ~(outcome.small & ~outcome.plain),
+        )
+
+    def expected_gain(self, problem, old, new, memory, seen):
+        return promised_gain(problem, old, new, memory.stats, seen)
+
+    def centred(self):
+        return EM()
+
+
+def _mixture(memory):
+    """The combination of the outputs, with coefficients that add up to 1, whose residual is smallest [p]."""
+    order, dtype = len(memory.inputs), memory.inputs.dtype
+    newest = (memory.n_pairs - 1) % order
+    used = (jnp.arange(order) < memory.n_pairs) & (jnp.arange(order) != newest)
+    residuals = memory.outputs - memory.inputs
+    steps = jnp.where(used[:, None], residuals[newest] - residuals, 0)
+    length = jnp.sqrt((steps * steps).sum(1))
+    steps = steps / jnp.where(length > 0, length, 1)[:, None]
+    # The ridge keeps coefficients of nearly dependent steps within what the residuals' rounding leaves of them.
+    ridge = 10 * jnp.finfo(dtype).eps + jnp.where(length > 0, 0, 1)
+    gram = jnp.matmul(steps, steps.T, precision=jax.lax.Precision.HIGHEST) + jnp.diag(ridge)
+    coefficients = linalg.solve(gram, jnp.matmul(steps, residuals[newest], precision=jax.lax.Precision.HIGHEST))
+    coefficients = coefficients / jnp.where(length > 0, length, 1)
+    return memory.outputs[newest] - coefficients @ jnp.where(used[:, None], memory.outputs[newest] - memory.outputs, 0)

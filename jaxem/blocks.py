@@ -1,0 +1,179 @@
+"""A fit in blocks of iterations. Between them the host shows progress, writes a checkpoint, and can be interrupted.
+
+`fit`, `fit_restarts` and `fit_stream` take
+
+    callback      called with a `Progress` after every block; where it returns True the fit ends as INTERRUPTED
+    progress      True: a bar (tqdm where it is installed)
+    checkpoint    a path: all there is of the fit is kept there; a call with the same arguments goes on from it
+
+None of them changes a bit of the answer: pieces of a run give what the whole gives. Ctrl-C ends a fit at the last
+finished block, with the status INTERRUPTED for what was still running.
+"""
+
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.checkpoints import Checkpoint
+from jaxem.devices import host
+from jaxem.loop import ILL_CONDITIONED, Result, State
+from jaxem.programs import centred_problem, finish, go_on_centred, iterate, set_out, stop
+
+#: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
+BLOCK_SECONDS = 0.2
+
+#: Fits that met ill-conditioned params go on in a second stage, in the centred form (the first has none of it).
+CENTRED = 1
+
+#: Iterations of the first block, and how much longer the next may be than the last.
+FIRST_BLOCK, BLOCK_GROWTH = 16, 8
+
+
+class Progress(NamedTuple):
+    """How far a fit has come.
+
+    n_iterations: passes of the loop. n_finished: fits of n_fits that have ended. objective: the highest so far, total
+    in nats (-inf before there is one). seconds: since the call. occupancy: share of the lanes that were busy.
+    """
+
+    n_iterations: int
+    n_finished: int
+    n_fits: int
+    objective: float
+    seconds: float
+    occupancy: float
+
+
+class Watch(NamedTuple):
+    """What a fit's caller wants to see of it while it runs. volume: what objectives are reported less by."""
+
+    callback: Any = None
+    progress: bool = False
+    checkpoint: Any = None
+    volume: float = 0.0
+
+    @classmethod
+    def of(cls, callback, progress, checkpoint) -> "Watch":
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback: expected a function of a Progress; got {callback!r}")
+        if not isinstance(progress, (bool, np.bool_)):
+            raise ValueError(f"progress: expected True or False; got {progress!r}")
+        return cls(callback, bool(progress), None if checkpoint is None else Checkpoint(checkpoint))
+
+    def refuse_trace(self):
+        for name in ("callback", "progress", "checkpoint"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: works on the host; this fit is part of a compiled program")
+
+
+class StoppedByCallbackError(Exception):
+    """A callback asked for the end."""
+
+
+class Watcher:
+    """Callback, bar and checkpoint of one fit, called after every block."""
+
+    def __init__(self, watch: Watch, volume, what):
+        self.watch, self.volume, self.started = watch, volume, time.perf_counter()
+        self.checkpoint = None if watch.checkpoint is None else watch.checkpoint.of_fit(what)
+        self.bar = _bar() if watch.progress else None
+
+    def keep(self, state, stage, now=True):
+        if self.checkpoint is not None:
+            self.checkpoint.keep((state, np.int32(stage)), now)
+
+    def after_block(self, state: State, stage: int, last=False):
+        self.keep(state, stage, now=last)
+        if self.bar is None and self.watch.callback is None:
+            return
+        seen = _progress(state, self.volume, time.perf_counter() - self.started)
+        if self.bar is not None:
+            self.bar.total, self.bar.n = seen.n_fits, seen.n_finished
+            self.bar.set_postfix(iterations=seen.n_iterations, objective=f"{seen.objective:.6g}")
+        if self.watch.callback is not None and self.watch.callback(seen) and not last:
+            raise StoppedByCallbackError
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _bar():
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ValueError('progress: needs tqdm; install "jaxem[progress]"') from None
+    return tqdm(total=1, unit="fit", file=sys.stderr, leave=False)
+
+
+def _progress(state: State, volume, seconds) -> Progress:
+    n_pending, taken, busy = (int(host(leaf).sum()) for leaf in (state.n_pending, state.taken, state.busy))
+    known = np.concatenate([np.ravel(host(leaf)) for leaf in (state.fits.objective, state.lanes.objective)])
+    objective = float(np.max(known[np.isfinite(known)], initial=-np.inf))
+    occupancy = int(host(state.n_busy).sum()) / max(int(host(state.n_slots).sum()), 1)
+    n_finished = n_pending - busy - max(n_pending - taken, 0)
+    return Progress(_n_iterations(state), n_finished, n_pending, objective - volume, seconds, occupancy)
+
+
+def _n_iterations(state) -> int:
+    return int(host(state.n_iterations).max())
+
+
+def solve_in_blocks(
+    model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch | None = None
+) -> Result:
+    """All fits of a plan, from the host: set out, iterate block by block, finish."""
+    problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
+    watch = watch or Watch()
+    volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
+    watcher = Watcher(watch, volume, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
+    stage = 0
+    if watcher.checkpoint is not None:
+        state, stage = watcher.checkpoint.resumed((state, np.int32(0)))
+    placement = plan.placement
+    try:
+        while True:
+            form = problem, algorithm
+            if stage == CENTRED:
+                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
+            for reached in _blocks(*form, state, tol, max_steps, placement):
+                state = reached
+                watcher.after_block(state, stage)
+            if stage == CENTRED or not (host(state.fits.status) == ILL_CONDITIONED).any():
+                break
+            stage = CENTRED
+            centred = centred_problem(problem, x, weights, state, placement)
+            state = go_on_centred(centred, algorithm.centred(), state, placement=placement)
+        watcher.after_block(state, stage, last=True)
+        fits = state.fits
+    except (KeyboardInterrupt, StoppedByCallbackError):
+        watcher.keep(state, stage)
+        fits = stop(state, placement=placement)
+    finally:
+        watcher.close()
+    return finish(model, problem, weights, fits, state.history, plan, len(state.index))
+
+
+@jax.jit
+def _volume(problem, weights):
+    return (weights * problem.model.log_volume(getattr(problem, "units", None))).sum()
+
+
+def _blocks(problem, algorithm, state, tol, max_steps, placement):
+    """The states after each block, until every fit has ended."""
+    n, done = FIRST_BLOCK, _n_iterations(state)
+    while host(state.busy).any():
+        begun = time.perf_counter()
+        until = jnp.int32(done + n)
+        state = jax.block_until_ready(
+            iterate(problem, algorithm, state, tol, max_steps, until=until, placement=placement)
+        )
+        yield state
+        done = _n_iterations(state)
+        if jax.process_count() == 1:
+            n = int(np.clip(n * BLOCK_SECONDS / (time.perf_counter() - begun), 1, BLOCK_GROWTH * n))
+        # Else all processes have to agree on what a block is, and each has its own clock.

@@ -1,0 +1,140 @@
+"""Rows (and restarts) spread over devices, on one host or many: who holds what, and the one sum that joins them.
+
+Rows are sharded over the mesh axis "rows" and stay where they are. In every iteration each device makes the statistics
+of its own rows, and one all-reduce adds them up together with the log-likelihood; the M-step is done by all alike.
+Over an axis "restarts" the starts are dealt out, and its groups of devices go on without waiting for each other.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxem import inputs
+
+ROWS, RESTARTS = "rows", "restarts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A mesh, and which of its axes rows and restarts are spread over."""
+
+    mesh: Mesh
+    rows: str
+    restarts: str | None = None
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups of devices do restarts of their own."""
+        return 1 if self.restarts is None else self.mesh.shape[self.restarts]
+
+    @property
+    def of_rows(self) -> PartitionSpec:
+        return PartitionSpec(self.rows)
+
+    @property
+    def of_fits(self) -> PartitionSpec:
+        return PartitionSpec(self.restarts)
+
+    def each(self, function, in_specs, out_specs):
+        """`function` on every device, of its own piece of what the specs say is spread."""
+        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def everywhere(self, tree):
+        """The leaves of a tree, whole on every device (inside a compiled program)."""
+        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+
+def shard_rows(x, mesh: Mesh, weights=None) -> tuple[Any, jax.Array]:
+    """(x, weights) with the rows spread over `mesh`, for `fit`, `fit_restarts` and anything else that takes weights.
+
+    x: rows [n, ...] (or a tuple of arrays); with several processes, the rows of this one. They are padded with rows of
+    weight 0 where they do not divide evenly. mesh: its axis "rows" (or its only axis) gets the rows; an axis "restarts"
+    deals out the starts of `fit_restarts`. weights: sample weights [n].
+
+    Raises ValueError for a mesh with other axes.
+
+    >>> import jax, jaxem
+    >>> mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
+    >>> x, weights = jaxem.shard_rows(jaxem.datasets.old_faithful(), mesh)
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), weights=weights, n_restarts=4)
+    >>> round(float(best.log_lik), 1)
+    -1130.3
+    """
+    placement = _placement(mesh)
+    x = inputs.as_rows(x)
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x))))
+    n = inputs.n_rows(x)
+    weights = inputs.as_weights(weights, n, dtype)
+    counts = np.ravel(multihost_utils.process_allgather(np.asarray(n)))
+    here = max(placement.mesh.local_mesh.shape[placement.rows], 1)
+    x = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), x)
+    x, weights = inputs.pad_rows(x, weights, here * inputs.bucket(-(-int(counts.max()) // here)))
+    sharding = NamedSharding(placement.mesh, placement.of_rows)
+    place = lambda leaf: jax.make_array_from_process_local_data(sharding, leaf)  # noqa: E731
+    return jax.tree.map(place, x), place(weights)
+
+
+def placement_of(x) -> Placement | None:
+    """Where rows lie that are spread over devices; None for rows on one device, on the host, or under a trace."""
+    leaf = jax.tree.leaves(x)[0]
+    if inputs.is_traced(leaf) or not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
+        return None
+    if len(leaf.sharding.device_set) == 1:
+        return None
+    found = _placement(leaf.sharding.mesh)
+    return found if leaf.sharding.spec and leaf.sharding.spec[0] in (found.rows, (found.rows,)) else None
+
+
+def _placement(mesh) -> Placement:
+    names = mesh.axis_names
+    others = set(names) - {ROWS, RESTARTS}
+    if len(names) > 1 and (others or ROWS not in names):
+        raise ValueError(f'mesh: expected one axis, or the two axes "{RESTARTS}" and "{ROWS}"; got {names}')
+    # Sums over rows are written out, or left to the compiler: no axis has to be explicit in types.
+    mesh = Mesh(mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    return Placement(mesh, ROWS if ROWS in names else names[0], RESTARTS if RESTARTS in names else None)
+
+
+def on_mesh(tree, placement: Placement, spec):
+    """Arrays that lie on the placement's devices already, as arrays of its own mesh: nothing is moved."""
+
+    def same(leaf):
+        sharding = NamedSharding(placement.mesh, spec)
+        if leaf.sharding == sharding:
+            return leaf
+        return jax.make_array_from_single_device_arrays(
+            leaf.shape, sharding, [shard.data for shard in leaf.addressable_shards]
+        )
+
+    return jax.tree.map(same, tree)
+
+
+def summed(tree, axis):
+    """The sum of a tree over the devices along a mesh axis, as one collective; the tree itself where axis is None."""
+    if axis is None:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.psum(flat, axis))
+
+
+def host(leaf) -> np.ndarray:
+    """An array on this host, also where other processes hold parts of it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
+def some_rows(x, weights, n, placement: Placement):
+    """Up to n rows of positive weight, spread evenly over those that there are, on the host."""
+    at = jnp.asarray(np.linspace(0, inputs.n_rows(x) - 1, min(n, inputs.n_rows(x))).astype(np.int32))
+    take = jax.jit(lambda tree: placement.everywhere(jax.tree.map(lambda leaf: leaf[at], tree)))
+    rows, weights = jax.tree.map(np.asarray, take((x, weights)))
+    return jax.tree.map(lambda leaf: leaf[weights > 0], rows)
