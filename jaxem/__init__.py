@@ -4,6 +4,7 @@ from jaxem import datasets
 from jaxem.algorithms.anderson import Anderson
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
+from jaxem.algorithms.online import OnlineEM
 from jaxem.algorithms.squarem import SQUAREM
 from jaxem.alignment import align
 from jaxem.annealing import anneal
@@ -52,6 +53,7 @@ from jaxem.latent.sequences import pad_sequences
 from jaxem.latent.state_space import StateSpace, StateSpaceParams
 from jaxem.loop import Result, Status
 from jaxem.model import EStep, Model, model_class, static
+from jaxem.online import OnlineState, fit_partial
 from jaxem.presets import (
     bernoulli_mixture,
     categorical_hmm,
@@ -80,6 +82,8 @@ from jaxem.presets import (
 from jaxem.restarts import Restarts, fit_restarts, optima
 from jaxem.selection import aic, bic, icl, select
 from jaxem.serialization import load, save
+from jaxem.sources import SourceError
 from jaxem.steps import from_steps
+from jaxem.streaming import fit_stream
 
 __version__ = "0.1.0"

@@ -77,20 +77,29 @@ class StoppedByCallbackError(Exception):
 class Watcher:
     """Callback, bar and checkpoint of one fit, called after every block."""
 
-    def __init__(self, watch: Watch, volume, what):
-        self.watch, self.volume, self.started = watch, volume, time.perf_counter()
+    def __init__(self, watch: Watch, what):
+        self.watch, self.started = watch, time.perf_counter()
         self.checkpoint = None if watch.checkpoint is None else watch.checkpoint.of_fit(what)
         self.bar = _bar() if watch.progress else None
 
-    def keep(self, state, stage, now=True):
-        if self.checkpoint is not None:
-            self.checkpoint.keep((state, np.int32(stage)), now)
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
 
-    def after_block(self, state: State, stage: int, last=False):
-        self.keep(state, stage, now=last)
+    def resumed(self, kept):
+        """What a checkpoint kept of this fit, or `kept`, that of its beginning."""
+        return kept if self.checkpoint is None else self.checkpoint.resumed(kept)
+
+    def keep(self, kept, now=True):
+        if self.checkpoint is not None:
+            self.checkpoint.keep(kept, now)
+
+    def after_block(self, kept, progress, last=False):
+        """Keep all there is of the fit; `progress()` says how far it has come."""
+        self.keep(kept, now=last)
         if self.bar is None and self.watch.callback is None:
             return
-        seen = _progress(state, self.volume, time.perf_counter() - self.started)
+        seen = progress()
         if self.bar is not None:
             self.bar.total, self.bar.n = seen.n_fits, seen.n_finished
             self.bar.set_postfix(iterations=seen.n_iterations, objective=f"{seen.objective:.6g}")
@@ -130,11 +139,13 @@ def solve_in_blocks(
     problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
     watch = watch or Watch()
     volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
-    watcher = Watcher(watch, volume, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
-    stage = 0
-    if watcher.checkpoint is not None:
-        state, stage = watcher.checkpoint.resumed((state, np.int32(0)))
+    watcher = Watcher(watch, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
+    state, stage = watcher.resumed((state, np.int32(0)))
     placement = plan.placement
+
+    def after_block(last=False):
+        watcher.after_block((state, np.int32(stage)), lambda: _progress(state, volume, watcher.seconds), last)
+
     try:
         while True:
             form = problem, algorithm
@@ -142,16 +153,16 @@ def solve_in_blocks(
                 form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
             for reached in _blocks(*form, state, tol, max_steps, placement):
                 state = reached
-                watcher.after_block(state, stage)
+                after_block()
             if stage == CENTRED or not (host(state.fits.status) == ILL_CONDITIONED).any():
                 break
             stage = CENTRED
             centred = centred_problem(problem, x, weights, state, placement)
             state = go_on_centred(centred, algorithm.centred(), state, placement=placement)
-        watcher.after_block(state, stage, last=True)
+        after_block(last=True)
         fits = state.fits
     except (KeyboardInterrupt, StoppedByCallbackError):
-        watcher.keep(state, stage)
+        watcher.keep((state, np.int32(stage)))
         fits = stop(state, placement=placement)
     finally:
         watcher.close()

@@ -89,9 +89,10 @@ class Checkpoint:
 
 
 def _like(state, arrays):
+    """The arrays as a tree like `state`, each where its leaf there is: on the host, on a device, on many."""
     leaves, structure = jax.tree.flatten(state)
     return structure.unflatten(
-        jax.device_put(jnp.asarray(array), getattr(leaf, "sharding", None))
+        jax.device_put(jnp.asarray(array), leaf.sharding) if isinstance(leaf, jax.Array) else np.array(array)
         for leaf, array in zip(leaves, arrays, strict=True)
     )
 

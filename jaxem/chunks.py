@@ -42,15 +42,17 @@ def scan_sum(function, xs):
         return function(*first_of(xs))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: function(*first_of(xs))))
 
-    def add(carry, x):
-        total, lost = carry
-        value = function(*x)
-        new = jax.tree.map(jnp.add, total, value)
-        lost = jax.tree.map(_rounding, lost, total, value, new)
-        return (new, lost), None
-
-    (total, lost), _ = lax.scan(add, (zeros, zeros), xs)
+    (total, lost), _ = lax.scan(lambda sums, x: (compensated(sums, function(*x)), None), (zeros, zeros), xs)
     return jax.tree.map(jnp.add, total, lost)
+
+
+def compensated(sums, value):
+    """(total, what rounding lost of it) with one more summand (Neumaier); sums None: the first."""
+    if sums is None:
+        return value, jax.tree.map(jnp.zeros_like, value)
+    total, lost = sums
+    new = jax.tree.map(jnp.add, total, value)
+    return new, jax.tree.map(_rounding, lost, total, value, new)
 
 
 def _rounding(lost, a, b, total):

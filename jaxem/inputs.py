@@ -252,4 +252,9 @@ def check_model(model):
 
 def check_algorithm(algorithm):
     if isinstance(algorithm, type) or not (hasattr(algorithm, "propose") and hasattr(algorithm, "init")):
-        raise ValueError(f"algorithm: expected an algorithm such as jaxem.EM(); got {algorithm!r}")
+        hint = " (it follows a source: fit_stream takes it, and x itself is a source)" if _is_online(algorithm) else ""
+        raise ValueError(f"algorithm: expected an algorithm such as jaxem.EM(); got {algorithm!r}{hint}")
+
+
+def _is_online(algorithm):
+    return hasattr(algorithm, "follow")

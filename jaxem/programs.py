@@ -226,9 +226,13 @@ def _verdict(problem, fits, n_lanes):
     def any_of(flags):
         return flags.reshape(len(fits.status), -1).any(1)
 
-    evaluated = jnp.isfinite(fits.objective)
-    status = jnp.where((fits.status == Status.CONVERGED) & any_of(empty), Status.EMPTY, fits.status)
-    return jnp.where(evaluated & any_of(degenerate), Status.DEGENERATE, status).astype(jnp.int32), degenerate
+    return named(fits.status, fits.objective, any_of(degenerate), any_of(empty)), degenerate
+
+
+def named(status, objective, degenerate, empty):
+    """The loop's status, or what is to be said first."""
+    status = jnp.where((status == Status.CONVERGED) & empty, Status.EMPTY, status)
+    return jnp.where(jnp.isfinite(objective) & degenerate, Status.DEGENERATE, status).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnames=("plan", "differentiable"))
