@@ -52,6 +52,7 @@ from jaxem.latent.nested import Nested
 from jaxem.latent.sequences import pad_sequences
 from jaxem.latent.state_space import StateSpace, StateSpaceParams
 from jaxem.loop import Result, Status
+from jaxem.many import pad_datasets
 from jaxem.model import EStep, Model, model_class, static
 from jaxem.online import OnlineState, fit_partial
 from jaxem.presets import (
@@ -79,7 +80,7 @@ from jaxem.presets import (
     von_mises_fisher_mixture,
     zero_inflated_poisson,
 )
-from jaxem.restarts import Restarts, fit_restarts, optima
+from jaxem.restarts import Restarts, Screening, fit_restarts, optima
 from jaxem.selection import aic, bic, icl, select
 from jaxem.serialization import load, save
 from jaxem.sources import SourceError

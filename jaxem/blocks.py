@@ -21,13 +21,10 @@ import numpy as np
 from jaxem.checkpoints import Checkpoint
 from jaxem.devices import host
 from jaxem.loop import ILL_CONDITIONED, Result, State
-from jaxem.programs import centred_problem, finish, go_on_centred, iterate, set_out, stop
+from jaxem.programs import centred_problem, finish, go_on, iterate, screen, set_out, stop
 
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
 BLOCK_SECONDS = 0.2
-
-#: Fits that met ill-conditioned params go on in a second stage, in the centred form (the first has none of it).
-CENTRED = 1
 
 #: Iterations of the first block, and how much longer the next may be than the last.
 FIRST_BLOCK, BLOCK_GROWTH = 16, 8
@@ -135,7 +132,11 @@ def _n_iterations(state) -> int:
 def solve_in_blocks(
     model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch | None = None
 ) -> Result:
-    """All fits of a plan, from the host: set out, iterate block by block, finish."""
+    """All fits of a plan, from the host: set out, iterate block by block, finish.
+
+    The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
+    then compiled) in the centred form.
+    """
     problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
     watch = watch or Watch()
     volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
@@ -146,19 +147,25 @@ def solve_in_blocks(
     def after_block(last=False):
         watcher.after_block((state, np.int32(stage)), lambda: _progress(state, volume, watcher.seconds), last)
 
+    ladder, stage = plan.screening, int(stage)
     try:
         while True:
+            centred = stage > len(ladder)
             form = problem, algorithm
-            if stage == CENTRED:
+            if centred:
                 form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
-            for reached in _blocks(*form, state, tol, max_steps, placement):
+            limit = jnp.minimum(ladder[stage][0], max_steps) if stage < len(ladder) else max_steps
+            for reached in _blocks(*form, state, tol, limit, placement):
                 state = reached
                 after_block()
-            if stage == CENTRED or not (host(state.fits.status) == ILL_CONDITIONED).any():
-                break
-            stage = CENTRED
-            centred = centred_problem(problem, x, weights, state, placement)
-            state = go_on_centred(centred, algorithm.centred(), state, placement=placement)
+            if stage < len(ladder):
+                state, chosen = screen(state, ladder[stage][1])
+            else:
+                chosen = state.fits.status == ILL_CONDITIONED
+                if centred or not host(chosen).any():
+                    break
+                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
+            state, stage = go_on(*form, state, chosen, placement=placement), stage + 1
         after_block(last=True)
         fits = state.fits
     except (KeyboardInterrupt, StoppedByCallbackError):

@@ -213,6 +213,7 @@ def run_fit(
     make_starts=None,
     n_lanes=1,
     watch=None,
+    screening=(),
 ) -> Result:
     """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back."""
     inputs.check_algorithm(algorithm)
@@ -229,7 +230,7 @@ def run_fit(
     if chunk_size is not None:
         here = len(data.weights) // (1 if data.placement is None else data.placement.mesh.shape[data.placement.rows])
         chunk_size = even_chunks(here, int(chunk_size))
-    plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement)
+    plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement, screening)
     inner = model if data.origin is None else model.in_units(data.origin)
     limits = jnp.asarray(tol, data.dtype), jnp.asarray(max_steps, jnp.int32)
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan

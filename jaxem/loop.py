@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     DEGENERATE = 4
     NONFINITE = 5
     INTERRUPTED = 6
+    SCREENED = 7
 
     @property
     def message(self) -> str:
@@ -44,6 +45,7 @@ _MESSAGES = {
     "start",
     Status.NONFINITE: "a step (or the start) gave a non-finite objective and was undone; check the data and the start",
     Status.INTERRUPTED: "interrupted; params are those of the last finished block",
+    Status.SCREENED: "left out after a few steps because other starts were ahead; it might have overtaken them",
 }
 
 #: Statuses of a finite fit at a proper optimum (or on the way to one): what `fit_restarts` may call best.

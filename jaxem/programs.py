@@ -31,6 +31,7 @@ class Plan(NamedTuple):
 
     n_history: length of the histories. chunk_size: rows per pass where the user says so. n_lanes: fits side by side.
     make_starts: (model, units, x, weights, key) -> starts, or None where they are given. placement: of the rows.
+    screening: pairs (steps, share of the fits that go on after so many).
     """
 
     n_history: int
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     n_lanes: int = 1
     make_starts: Any = None
     placement: Placement | None = None
+    screening: tuple = ()
 
 
 def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
@@ -150,18 +152,28 @@ def may_be_ill(problem, state) -> bool:
 
 
 @partial(Program, work=_work_of_state, static_argnames="placement")
-def go_on_centred(problem, algorithm, state: State, placement=None) -> State:
-    """The state in which the fits that met ill-conditioned params go on from there, in the centred form."""
+def go_on(problem, algorithm, state: State, pending, placement=None) -> State:
+    """The state in which the fits that `pending` [r] says go on from where they are."""
 
-    def begin(problem, state):
-        ill = state.fits.status == ILL_CONDITIONED
-        new = loop.begin(problem.opened(), algorithm, state.fits, state.history, ill, len(state.index))
+    def begin(problem, state, pending):
+        new = loop.begin(problem.opened(), algorithm, state.fits, state.history, pending, len(state.index))
         counts = {name: getattr(state, name) for name in ("n_iterations", "n_busy", "n_slots")}
         return new._replace(**counts)
 
     if placement is None:
-        return begin(problem, state)
-    return _on_devices(lambda p, s: _packed(begin(p, _unpacked(s))), placement, problem, state)
+        return begin(problem, state, pending)
+    return _on_devices(lambda p, s, which: _packed(begin(p, _unpacked(s), which)), placement, problem, state, pending)
+
+
+@jax.jit
+def screen(state: State, keep):
+    """(state, which fits [r] go on): the best share `keep` of those that have been stopped; the others are SCREENED."""
+    stopped = state.fits.status == Status.MAX_STEPS
+    score = jnp.where(stopped, state.fits.objective, -jnp.inf)
+    rank = jnp.argsort(jnp.argsort(-score, stable=True), stable=True)
+    chosen = stopped & (rank < jnp.maximum(1, jnp.ceil(keep * stopped.sum())))
+    status = jnp.where(stopped & ~chosen, Status.SCREENED, state.fits.status).astype(jnp.int32)
+    return state._replace(fits=state.fits._replace(status=status)), chosen
 
 
 @partial(jax.jit, static_argnames="placement")
@@ -240,10 +252,14 @@ def solve(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan,
     """The whole fit in one program, for use under a trace; differentiable: with implicit derivatives."""
     frozen, fixed_x, fixed_weights = jax.lax.stop_gradient((model, x, weights))
     problem, state = set_out(frozen, fixed_x, fixed_weights, algorithm, jax.lax.stop_gradient(starts), key, plan)
+    for limit, keep in plan.screening:
+        state = iterate(problem, algorithm, state, tol, jnp.minimum(limit, max_steps))
+        state, chosen = screen(state, keep)
+        state = go_on(problem, algorithm, state, chosen)
     state = iterate(problem, algorithm, state, tol, max_steps)
     if model.additive and may_be_ill(problem, state):
         centred = centred_problem(problem, fixed_x, fixed_weights, state)
-        state = go_on_centred(centred, algorithm.centred(), state)
+        state = go_on(centred, algorithm.centred(), state, state.fits.status == ILL_CONDITIONED)
         state = iterate(centred, algorithm.centred(), state, tol, max_steps)
     result = finish(frozen, problem, fixed_weights, state.fits, state.history, plan, len(state.index))
     if not (differentiable and len(state.queue) == 1 and model.additive):

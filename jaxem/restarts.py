@@ -1,5 +1,6 @@
 """Many starts in one compiled program, each with its own end; the best honest one wins."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,7 @@ def fit_restarts(
     tol=DEFAULT_TOL,
     max_steps=DEFAULT_MAX_STEPS,
     chunk_size=None,
+    screening=None,
     callback=None,
     progress=False,
     checkpoint=None,
@@ -52,7 +54,8 @@ def fit_restarts(
 
     start: None cycles through the model's kinds of random start (`model.start_kinds`), one name uses only that kind,
     and params with a leading axis are taken as they are. Restart r depends on `key` and r alone, not on how many
-    there are. The other arguments are those of `fit`.
+    there are. screening: a `Screening`, to go on with the most promising starts alone. The other arguments are those
+    of `fit`.
 
     The best is the fit with the highest objective among those whose status is honest: a collapsed component
     (DEGENERATE) may score higher and does not win; only if no start is left is a failed one returned, with its
@@ -67,7 +70,6 @@ def fit_restarts(
     """
     model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
-    options = (algorithm, tol, max_steps, chunk_size)
     if start is None or isinstance(start, str):
         n_restarts = 1 if n_restarts is None else n_restarts
         inputs.check_number("n_restarts", n_restarts, 1, whole=True)
@@ -83,8 +85,42 @@ def fit_restarts(
             raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
         n_restarts = given
     watch = Watch.of(callback, progress, checkpoint)
-    fits = run_fit(model, data, *options, n_lanes=lanes_for(model), watch=watch, **starts)
+    options = dict(n_lanes=lanes_for(model), watch=watch, screening=_ladder(screening))
+    fits = run_fit(model, data, algorithm, tol, max_steps, chunk_size, **options, **starts)
     return Restarts(one_of(fits, best_of(fits)), fits)
+
+
+class Screening(NamedTuple):
+    """A ladder of short runs: after each of `steps`, only the share `keep` of the fits under way goes on.
+
+    It costs a fraction of running every start to its end, and it can lose the best optimum: what leads after a few
+    steps need not win. Those left out have the status SCREENED and the params they had reached.
+    (The emEM of Biernacki, Celeux and Govaert 2003 is a ladder of one rung.)
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=64, screening=jaxem.Screening())
+    >>> round(float(best.log_lik), 1), int((every.status == jaxem.Status.SCREENED).sum()) > 40
+    (-1126.3, True)
+    """
+
+    steps: tuple = (5, 15, 40)
+    keep: float = 0.25
+
+
+def _ladder(screening) -> tuple:
+    if screening is None:
+        return ()
+    if not isinstance(screening, Screening):
+        raise ValueError(f"screening: expected None or a jaxem.Screening; got {screening!r}")
+    steps = tuple(screening.steps) if isinstance(screening.steps, Iterable) else (screening.steps,)
+    for each in steps:
+        inputs.check_number("screening.steps", each, 1, whole=True)
+    if not steps or list(steps) != sorted(set(steps)):
+        raise ValueError(f"screening.steps: expected numbers that rise; got {screening.steps!r}")
+    inputs.check_number("screening.keep", screening.keep, 0, exclusive=True, maximum=1)
+    return tuple((int(each), float(screening.keep)) for each in steps)
 
 
 def lanes_for(model) -> int:

@@ -54,8 +54,9 @@ class Source:
             lengths = sorted({int(part.shape[0]) for part in _parts(source)})
             if len(lengths) > 1 or lengths == [0]:
                 raise ValueError(f"source: expected parts of one length above 0; got {lengths}")
-            if weights is not None and np.shape(weights) != (lengths[0],):
-                raise ValueError(f"weights: expected shape ({lengths[0]},); got {np.shape(weights)}")
+            shape = None if weights is None else getattr(weights, "shape", None)
+            if weights is not None and shape != (lengths[0],):
+                raise ValueError(f"weights: expected an array of shape ({lengths[0]},); got {shape or weights!r}")
         first = next(self._raw(), None)
         if first is None:
             raise ValueError("source: expected at least one row; got none")
