@@ -1,4 +1,4 @@
-"""`python -m benchmarks [quick | full]`: run, print a table, write JSON and a figure."""
+"""`python -m benchmarks [quick | full | gpu]`: run, print a table, write JSON and a figure."""
 
 import argparse
 import contextlib
@@ -8,21 +8,37 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import first_fit, measure, memory, per_iteration, report, restarts, time_to
+from benchmarks import (
+    fewer_looks,
+    first_fit,
+    hidden_markov,
+    large,
+    measure,
+    memory,
+    per_iteration,
+    report,
+    restarts,
+    time_to,
+)
 
 QUESTIONS = {
     "per_iteration": per_iteration,
     "restarts": restarts,
     "time_to": time_to,
+    "fewer_looks": fewer_looks,
+    "hidden_markov": hidden_markov,
+    "large": large,
     "memory": memory,
     "first_fit": first_fit,
 }
-REPEATS = {"tiny": 1, "quick": 3, "full": 5}
+REPEATS = {"tiny": 1, "quick": 3, "full": 5, "gpu": 3}
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("size", nargs="?", default="quick", choices=tuple(REPEATS), help="tiny only shows that it runs")
+    parser.add_argument(
+        "size", nargs="?", default="quick", choices=tuple(REPEATS), help="tiny only shows that it runs; gpu: no rivals"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(QUESTIONS), default=tuple(QUESTIONS), help="some questions")
     parser.add_argument("--repeats", type=int, help="rounds of which the least counts")
     parser.add_argument(

@@ -3,11 +3,12 @@
 import json
 import math
 
-RIVALS = ("scikit-learn", "gmmx")
+RIVALS = ("scikit-learn", "gmmx", "hmmlearn", "plain EM")
 RULES = (
     "Less is better. Contestants take turns, the least of several rounds counts; same data, start, dtype and steps.\n"
-    "'x' columns: how many times longer (or larger) than jaxem. 'floors': jaxem in units of the two bare matrix\n"
-    "products of one EM step, in their best layout, timed in the same run. '-': no such figure.\n"
+    "'x' columns: how many times longer (or larger) than jaxem. 'plain EM': jaxem's own, where 'jaxem' is SQUAREM.\n"
+    "'floors': jaxem in units of the two bare matrix products of one EM step, in their best layout, timed in the same\n"
+    "run. '-': no such figure.\n"
     "'nan': not to be told from noise."
 )
 
@@ -69,7 +70,13 @@ def draw(report, path):
     import matplotlib.pyplot as plt
 
     records = report["records"][::-1]
-    styles = {"scikit-learn": ("o", "#d1495b"), "gmmx": ("s", "#edae49"), "floor": ("|", "#30638e")}
+    styles = {
+        "scikit-learn": ("o", "#d1495b"),
+        "gmmx": ("s", "#edae49"),
+        "hmmlearn": ("D", "#66a182"),
+        "plain EM": ("v", "#8d96a3"),
+        "floor": ("|", "#30638e"),
+    }
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.42 * len(records)), layout="constrained")
     for name, (marker, colour) in styles.items():
         points = [(r["values"].get(name, math.nan) / r["values"]["jaxem"], y) for y, r in enumerate(records)]
@@ -97,6 +104,6 @@ def draw(report, path):
     axes.spines[["top", "right", "left"]].set_visible(False)
     machine = report["machine"]
     axes.set_title(f"{machine['cpu']}, {machine['cores']} cores, {report['date']}", fontsize=9, loc="right", pad=16)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,7 +1,8 @@
 """How long do many restarts take, and what do they reach? The same starts and the same stopping rule.
 
-jaxem makes its starts inside the timed call. scikit-learn is handed the same ones for nothing and runs a sample of
-them one after the other, as its n_init does; its time is that sample's mean times the number of restarts.
+jaxem makes its starts inside the timed call, and runs SQUAREM (plain EM is timed too). scikit-learn is handed the same
+starts for nothing and runs a sample of them one after the other, as its n_init does; its time is that sample's mean
+times the number of restarts.
 """
 
 from functools import partial
@@ -20,8 +21,9 @@ TOL, MAX_STEPS = 1e-6, 2000
 #: n, d, k, restarts, how many of them scikit-learn runs, and how many times scikit-learn is to be reached.
 PROBLEMS = {
     "tiny": [(300, 2, 3, 16, 4, None)],
-    "quick": [(2_000, 2, 3, 1_000, 20, 40), (5_000, 8, 8, 256, 8, 10)],
-    "full": [(2_000, 2, 3, 1_000, 60, 40), (5_000, 8, 8, 256, 24, 10)],
+    "quick": [(2_000, 2, 3, 1_000, 20, 80), (5_000, 8, 8, 256, 8, 20)],
+    "full": [(2_000, 2, 3, 1_000, 60, 80), (5_000, 8, 8, 256, 24, 20)],
+    "gpu": [(2_000, 2, 3, 1_000, 0, None), (10_000, 8, 8, 1_000, 0, None)],
 }
 
 
@@ -40,10 +42,17 @@ def run(n, d, k, n_restarts, n_sample, times_sklearn, repeats):
     x = overlapping(n, d, k)
     model, key, on_device = jaxem.gaussian_mixture(k), jax.random.key(0), jnp.asarray(x)
 
-    def all_restarts(max_steps=MAX_STEPS):
-        fits = jaxem.fit_restarts(model, on_device, key, n_restarts=n_restarts, tol=TOL, max_steps=max_steps)
+    fast, plain, seen = jaxem.SQUAREM(), jaxem.EM(), {}
+
+    def all_restarts(algorithm=fast, max_steps=MAX_STEPS):
+        options = dict(n_restarts=n_restarts, tol=TOL, max_steps=max_steps, algorithm=algorithm)
+        fits = jaxem.fit_restarts(model, on_device, key, callback=lambda p: seen.update(last=p), **options)
         return jax.block_until_ready(fits)
 
+    own = {"jaxem": all_restarts, "plain EM": partial(all_restarts, plain)}
+    if not n_sample:
+        times, fits = alternate(own, repeats), all_restarts()
+        return Record(times, "s", [], {"lanes_busy": seen["last"].occupancy, "best": float(fits.best.log_lik) / n})
     starts = all_restarts(max_steps=0).all.params
     sample = np.linspace(0, n_restarts - 1, n_sample).astype(int)
     singles = [ScikitLearn(x, _start(starts, r), "full") for r in sample]
@@ -52,13 +61,15 @@ def run(n, d, k, n_restarts, n_sample, times_sklearn, repeats):
         return [single.fit(MAX_STEPS, TOL) for single in singles]
 
     # A sample of fits is a mean already: two rounds of it are enough.
-    times = alternate({"jaxem": all_restarts, "scikit-learn": sample_of_restarts}, min(repeats, 2))
+    times = alternate({**own, "scikit-learn": sample_of_restarts}, min(repeats, 2))
     times["scikit-learn"] *= n_restarts / n_sample
-    fits, outcomes = all_restarts(), sample_of_restarts()
+    fits, outcomes, busy = all_restarts(), sample_of_restarts(), seen["last"].occupancy
     steps = np.asarray(fits.all.n_steps)
     reached = np.asarray(fits.all.objective)[sample] / n
     theirs = [mean_log_lik(x, outcome.params, "full") for outcome in outcomes]
     notes = {
+        "algorithm": "SQUAREM",
+        "lanes_busy": busy,
         "best_of_all": {"jaxem": float(fits.best.log_lik) / n},
         "best_of_the_sample": {"jaxem": float(np.nanmax(reached)), "scikit-learn": float(np.nanmax(theirs))},
         "mean_of_the_sample": {"jaxem": float(np.nanmean(reached)), "scikit-learn": float(np.nanmean(theirs))},

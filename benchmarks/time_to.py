@@ -15,7 +15,7 @@ from benchmarks.suite import Case, Record
 
 #: Nats per row below the optimum of the same run.
 SHORT = 1e-5
-PROBLEMS = {"tiny": [(400, 2, 2)], "quick": [(20_000, 4, 4)], "full": [(20_000, 4, 4), (50_000, 8, 8)]}
+PROBLEMS = {"tiny": [(400, 2, 2)], "quick": [(20_000, 4, 4)], "full": [(20_000, 4, 4), (50_000, 8, 8)], "gpu": []}
 
 
 def cases(size):
