@@ -21,13 +21,14 @@ import numpy as np
 from jaxem.checkpoints import Checkpoint
 from jaxem.devices import host
 from jaxem.loop import ILL_CONDITIONED, Result, State
-from jaxem.programs import centred_problem, finish, go_on, iterate, screen, set_out, stop
+from jaxem.programs import centred_problem, finish, go_on, iterate, screen, set_out, stop, work_of_state
 
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
 BLOCK_SECONDS = 0.2
 
-#: Iterations of the first block, and how much longer the next may be than the last.
-FIRST_BLOCK, BLOCK_GROWTH = 16, 8
+#: Iterations of the first block at most, fewer where one is more work than FIRST_WORK (numbers in the data times
+#: numbers in the params, about a tenth of a second); and how much longer a block may be than the last.
+FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 16, 1 << 30, 8
 
 
 class Progress(NamedTuple):
@@ -129,16 +130,13 @@ def _n_iterations(state) -> int:
     return int(host(state.n_iterations).max())
 
 
-def solve_in_blocks(
-    model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch | None = None
-) -> Result:
+def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch) -> Result:
     """All fits of a plan, from the host: set out, iterate block by block, finish.
 
     The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
     then compiled) in the centred form.
     """
     problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
-    watch = watch or Watch()
     volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
     watcher = Watcher(watch, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
     state, stage = watcher.resumed((state, np.int32(0)))
@@ -158,14 +156,16 @@ def solve_in_blocks(
             for reached in _blocks(*form, state, tol, limit, placement):
                 state = reached
                 after_block()
+            ended = state
             if stage < len(ladder):
-                state, chosen = screen(state, ladder[stage][1])
+                ended, chosen = screen(state, ladder[stage][1])
             else:
                 chosen = state.fits.status == ILL_CONDITIONED
                 if centred or not host(chosen).any():
                     break
                 form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
-            state, stage = go_on(*form, state, chosen, placement=placement), stage + 1
+            # Both at once: wherever an interrupt comes, they belong together.
+            state, stage = go_on(*form, ended, chosen, placement=placement), stage + 1
         after_block(last=True)
         fits = state.fits
     except (KeyboardInterrupt, StoppedByCallbackError):
@@ -183,7 +183,8 @@ def _volume(problem, weights):
 
 def _blocks(problem, algorithm, state, tol, max_steps, placement):
     """The states after each block, until every fit has ended."""
-    n, done = FIRST_BLOCK, _n_iterations(state)
+    n = int(np.clip(FIRST_WORK / work_of_state(problem, algorithm, state), 1, FIRST_BLOCK))
+    done = _n_iterations(state)
     while host(state.busy).any():
         begun = time.perf_counter()
         until = jnp.int32(done + n)

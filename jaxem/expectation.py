@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxem import inputs
 from jaxem.chunks import cut_rows, even_chunks, first_of, scan_sum
 from jaxem.devices import summed
 from jaxem.model import Model, pytree_class, static
@@ -78,6 +79,10 @@ class Problem:
         stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 
+    def no_statistics(self, params):
+        """Zeros in the shape of the statistics."""
+        return _zeros(self.expectation, params)
+
     def maximize(self, stats, params):
         return self.model.maximize(stats, params)
 
@@ -98,22 +103,24 @@ class StepsProblem:
         resp, log_prob = self.model.e_step(params, self.x)
         return resp, log_prob.sum()
 
+    def no_statistics(self, params):
+        return _zeros(self.expectation, params)
+
     def maximize(self, stats, params):
         return self.model.m_step(stats, self.x)
 
 
-def rows_per_chunk(model: Model, x, params, n_lanes: int) -> int:
-    """How many rows keep one chunk of the E-step in cache, for n_lanes fits side by side."""
-    n = jax.tree.leaves(x)[0].shape[0]
+def _zeros(expectation, params):
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(expectation, params)[0])
+
+
+def lanes_and_rows(model: Model, x, params, n_lanes: int) -> tuple[int, int]:
+    """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
     data, resp = _bytes_per_row(model, x, params)
+    n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
     row = data + 2 * n_lanes * resp
     rows = max(CHUNK_BYTES / row, min(MIN_ROWS, MIN_ROWS_BYTES / row))
-    return even_chunks(n, rows)
-
-
-def lanes_that_fit(model: Model, x, params) -> int:
-    """How many fits side by side stay within LANES_BYTES however few rows a chunk has."""
-    return max(1, int(LANES_BYTES / (2 * _bytes_per_row(model, x, params)[1])))
+    return n_lanes, even_chunks(inputs.n_rows(x), rows)
 
 
 def _bytes_per_row(model, x, params):

@@ -212,7 +212,7 @@ def run_fit(
     key=None,
     make_starts=None,
     n_lanes=1,
-    watch=None,
+    watch=Watch(),  # noqa: B008  (immutable)
     screening=(),
 ) -> Result:
     """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back."""
@@ -235,10 +235,12 @@ def run_fit(
     limits = jnp.asarray(tol, data.dtype), jnp.asarray(max_steps, jnp.int32)
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
     if inputs.is_traced(call[:-1]):
-        (watch or Watch()).refuse_trace()
+        watch.refuse_trace()
         # Where neither model nor data are traced nobody differentiates, and there is less to compile.
         result = solve(*call, differentiable=inputs.is_traced((inner, data.x, data.weights)))
         return result._replace(history=result.history[..., :length])
+    if data.origin is not None and (watch.callback or watch.progress):
+        watch = watch._replace(volume=_volume_of_origin(model, data))
     result = solve_in_blocks(*call, watch=watch)
     # Cut on the host: slicing on the device would compile a program for every max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
@@ -256,10 +258,14 @@ def from_origin(model, data, params):
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(data.dtype)), params)
 
 
+def _volume_of_origin(model, data):
+    return np.sum(np.asarray(data.weights, np.float64) * model.log_volume(data.origin))
+
+
 def _from_origin(model, data, result):
     """A result in the units of data.origin, carried back."""
     params = from_origin(model, data, result.params)
-    volume = np.sum(np.asarray(data.weights, np.float64) * model.log_volume(data.origin))
+    volume = _volume_of_origin(model, data)
 
     def rounded(leaf):
         return jnp.asarray(np.asarray(leaf).astype(data.dtype))

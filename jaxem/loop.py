@@ -227,7 +227,8 @@ class State(NamedTuple):
 
     lanes: the fits in the loop [l, ...], index: which fit each is [l] (-1: none), fresh: whether it just began.
     fits, history: what is kept of each fit, [r, ...]. queue: the fits to do in order, of which `taken` have been begun.
-    n_iterations: of the loop; n_busy: lanes that worked in them, n_slots: lanes there were.
+    nothing: the statistics of no rows [1, ...]. n_iterations: of the loop; n_busy: lanes that worked in them, n_slots:
+    lanes there were.
     """
 
     lanes: Lane
@@ -238,6 +239,7 @@ class State(NamedTuple):
     history: jax.Array
     queue: jax.Array
     n_pending: jax.Array
+    nothing: Any
     n_iterations: jax.Array
     n_busy: jax.Array
     n_slots: jax.Array
@@ -253,8 +255,9 @@ def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> Stat
     n_pending = pending.sum()
     index = _place(queue, n_pending, jnp.arange(n_lanes))
     zero = jnp.zeros((), jnp.int32)
+    nothing = problem.no_statistics(jax.tree.map(lambda leaf: leaf[0], fits.params))
     return State(
-        lanes=_start_of(problem, algorithm, fits, index),
+        lanes=_start_of(problem, algorithm, fits, index, nothing),
         index=index,
         fresh=jnp.ones(n_lanes, bool),
         taken=jnp.asarray(n_lanes, queue.dtype),
@@ -262,6 +265,7 @@ def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> Stat
         history=history,
         queue=queue,
         n_pending=n_pending,
+        nothing=jax.tree.map(lambda leaf: leaf[None], nothing),
         n_iterations=zero,
         n_busy=zero,
         n_slots=zero,
@@ -311,18 +315,19 @@ def _iteration(problem, algorithm, tol, max_steps, flag_ill, state: State) -> St
         fits = _kept(state.fits, lanes, jnp.where(over, index, n_fits))
         next_ones = _place(state.queue, state.n_pending, state.taken + jnp.cumsum(over) - 1)
         index = jnp.where(over, next_ones, index)
-        lanes = _choose(over, _start_of(problem, algorithm, fits, index), lanes)
+        nothing = jax.tree.map(lambda leaf: leaf[0], state.nothing)
+        lanes = _choose(over, _start_of(problem, algorithm, fits, index, nothing), lanes)
         return state._replace(lanes=lanes, index=index, fresh=over, taken=state.taken + over.sum(), fits=fits)
 
     # Most steps need neither a halving nor a refill: they cost nothing then.
     return lax.cond((over | fell).any(), intervene, lambda state: state, state)
 
 
-def _start_of(problem, algorithm, fits: Finished, index) -> Lane:
+def _start_of(problem, algorithm, fits: Finished, index, nothing) -> Lane:
     chosen = jax.tree.map(lambda leaf: leaf[jnp.maximum(index, 0)], fits)
     return Lane(
         params=chosen.params,
-        memory=jax.vmap(lambda p: algorithm.init(problem, p))(chosen.params),
+        memory=jax.vmap(lambda p: algorithm.init(problem, p, nothing))(chosen.params),
         log_lik=chosen.log_lik,
         objective=chosen.objective,
         status=jnp.full_like(chosen.status, RUNNING),

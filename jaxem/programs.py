@@ -18,7 +18,7 @@ from jaxem.chunks import even_chunks, whole_blocks
 from jaxem.compilation import Program, size
 from jaxem.devices import Placement
 from jaxem.differentiation import attach_derivatives
-from jaxem.expectation import Problem, lanes_that_fit, make_problem, rows_per_chunk
+from jaxem.expectation import Problem, lanes_and_rows, make_problem
 from jaxem.loop import ILL_CONDITIONED, Result, State, Status, not_started
 
 #: Rows times lanes from which a narrower loop for the last lanes is worth its compilation: every width takes a second
@@ -69,8 +69,8 @@ def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None
     n_fits = len(fits.status)
     n_lanes, chunk = min(plan.n_lanes, n_fits), plan.chunk_size or 0
     if inner.additive:
-        n_lanes = min(n_lanes, lanes_that_fit(inner, z, first))
-        chunk = chunk or rows_per_chunk(inner, z, first, n_lanes)
+        n_lanes, rows = lanes_and_rows(inner, z, first, n_lanes)
+        chunk = chunk or rows
     problem = make_problem(inner, x, weights, chunk, units, store=plan.chunk_size is None, axis=axis)
     history = jnp.full((n_fits, plan.n_history), jnp.nan, fits.objective.dtype)
     pending = jnp.ones(n_fits, bool) if pending is None else pending
@@ -124,11 +124,12 @@ def _on_devices(function, placement: Placement, problem, *states):
     return placement.each(function, (specs, *(placement.of_fits for _ in states)), placement.of_fits)(problem, *states)
 
 
-def _work_of_state(problem, algorithm, state, *rest, **named):
+def work_of_state(problem, algorithm, state, *rest, **named) -> int:
+    """How much an iteration of all fits is: see `compilation.SMALL`."""
     return size(problem.rows if problem.model.additive else problem.x) * size(state.fits.params)
 
 
-@partial(Program, work=_work_of_state, static_argnames="placement")
+@partial(Program, work=work_of_state, static_argnames="placement")
 def iterate(problem, algorithm, state: State, tol, max_steps, until=None, placement=None) -> State:
     """Go on until every fit has ended, or the loop has made `until` iterations."""
 
@@ -151,7 +152,7 @@ def may_be_ill(problem, state) -> bool:
     return problem.model.ill_conditioned(first) is not None
 
 
-@partial(Program, work=_work_of_state, static_argnames="placement")
+@partial(Program, work=work_of_state, static_argnames="placement")
 def go_on(problem, algorithm, state: State, pending, placement=None) -> State:
     """The state in which the fits that `pending` [r] says go on from where they are."""
 

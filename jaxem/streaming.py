@@ -18,7 +18,7 @@ from jaxem.algorithms.online import OnlineEM
 from jaxem.arguments import as_params, check_values
 from jaxem.blocks import Progress, StoppedByCallbackError, Watch, Watcher
 from jaxem.chunks import compensated, even_chunks
-from jaxem.expectation import Problem, rows_per_chunk
+from jaxem.expectation import Problem, lanes_and_rows
 from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL
 from jaxem.loop import FELL, ILL_CONDITIONED, RUNNING, Lane, Result, Status
 from jaxem.online import follow_stream
@@ -103,7 +103,7 @@ class Stream:
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, self.dtype), start)
         self.inner, self.units, self.start = _set_out(self.moved, *self.first, start)
         z = jax.eval_shape(self.inner.to_units, self.units, self.first[0])
-        chunk = min(rows_per_chunk(self.inner, z, self.start, 1), source.block_rows)
+        chunk = min(lanes_and_rows(self.inner, z, self.start, 1)[1], source.block_rows)
         self.chunk = even_chunks(source.block_rows, chunk)
         self.n, self.total, self.in_use, self.volume = 0, 0.0, 0.0, 0.0
 
@@ -249,7 +249,7 @@ def _lane(problem, algorithm, params, n_steps=0, n_evaluations=0) -> Lane:
     """A fit that is to begin (or to go on in another form) at params."""
     low = jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(params)))
     zero, steps, looks = (jnp.asarray(n, jnp.int32) for n in (0, n_steps, n_evaluations))
-    memory = algorithm.init(problem.opened(), params)
+    memory = algorithm.init(problem, params, problem.opened().no_statistics(params))
     return Lane(params, memory, low, low, zero + RUNNING, steps, looks, params, jnp.ones((), bool), zero)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxem import linalg
-from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, empty_statistics, promised_gain
+from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.algorithms.squarem import refuse
 from jaxem.constraints import inside
 from jaxem.model import pytree_class, static
@@ -52,11 +52,10 @@ class Anderson(Algorithm):
 
     needs_statistics = True
 
-    def init(self, problem, params):
-        stats = empty_statistics(problem, params)
-        vector = ravel_pytree(stats)[0]
+    def init(self, problem, params, nothing):
+        vector = ravel_pytree(nothing)[0]
         pairs = jnp.zeros((self.order, vector.size), vector.dtype)
-        return AndersonMemory(stats, vector, pairs, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        return AndersonMemory(nothing, vector, pairs, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def propose(self, problem, params, memory):
         plain, unravel = ravel_pytree(memory.stats)

@@ -44,8 +44,8 @@ class Algorithm:
     #: It combines statistics of several points, so they have to be sums of numbers.
     needs_statistics = False
 
-    def init(self, problem, params) -> Any:
-        """The memory of a fit that has not looked at the data yet."""
+    def init(self, problem, params, nothing) -> Any:
+        """The memory of a fit that has not looked at the data yet. nothing: the statistics of no rows, zeros."""
         raise NotImplementedError
 
     def propose(self, problem, params, memory) -> Proposal:
@@ -73,8 +73,8 @@ class Algorithm:
 class EM(Algorithm):
     """Plain EM (Dempster, Laird and Rubin 1977): the objective never falls, and no step size is to be chosen."""
 
-    def init(self, problem, params):
-        return empty_statistics(problem, params)
+    def init(self, problem, params, nothing):
+        return nothing
 
     def propose(self, problem, params, memory):
         return Proposal(problem.maximize(memory, params), memory, True)
@@ -84,12 +84,6 @@ class EM(Algorithm):
 
     def expected_gain(self, problem, old, new, memory, seen):
         return promised_gain(problem, old, new, memory, seen)
-
-
-def empty_statistics(problem, params):
-    """Zeros in the shape of the statistics."""
-    shapes = jax.eval_shape(lambda p: problem.expectation(p)[0], params)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def choose(condition, a, b):

@@ -59,7 +59,7 @@ class Gradient(Algorithm):
 
         return loss
 
-    def init(self, problem, params):
+    def init(self, problem, params, nothing):
         free = unconstrain(problem.model, params)
         value = jnp.zeros((), jnp.result_type(*jax.tree.leaves(free)))
         optimizer = optax.with_extra_args_support(self.optimizer).init(free)

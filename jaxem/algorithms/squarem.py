@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, empty_statistics, promised_gain
+from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.constraints import inside
 from jaxem.model import pytree_class
 
@@ -45,10 +45,9 @@ class SQUAREM(Algorithm):
 
     needs_statistics = True
 
-    def init(self, problem, params):
-        stats = empty_statistics(problem, params)
-        dtype = jnp.result_type(*jax.tree.leaves(stats))
-        return SquaremMemory(stats, stats, stats, jnp.zeros((), jnp.int32), jnp.asarray(FIRST_LONGEST, dtype))
+    def init(self, problem, params, nothing):
+        dtype = jnp.result_type(*jax.tree.leaves(nothing))
+        return SquaremMemory(nothing, nothing, nothing, jnp.zeros((), jnp.int32), jnp.asarray(FIRST_LONGEST, dtype))
 
     def propose(self, problem, params, memory):
         jumps = memory.phase == 2
