@@ -30,7 +30,7 @@ jax.config.update("jax_enable_x64", True)
 plt.rcParams |= {"figure.dpi": 85, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 x = jaxem.datasets.old_faithful()
-model = jaxem.gaussian_mixture(4, covariance="diag")
+model = jaxem.gaussian_mixture(6, covariance="diag")
 seen = []
 best, every = jaxem.fit_restarts(
     model, x, jax.random.key(0), n_restarts=256, algorithm=jaxem.SQUAREM(), callback=seen.append
@@ -60,8 +60,8 @@ left.plot(sizes, (1 - share) ** sizes, "--", color="#d1495b", label="$(1-p)^r$")
 left.set(xscale="log", xlabel="restarts", ylabel="chance to miss the best", title=f"p = {share:.2f}")
 left.legend()
 finite = good[np.isfinite(good)]
-right.hist(finite, 40, color="#8d96a3")
-right.set(xlabel="log-likelihood at the end", ylabel="restarts", title="where they end")
+right.hist(finite[finite > finite.max() - 25], 40, color="#8d96a3")
+right.set(xlabel="log-likelihood at the end", ylabel="restarts", title="where they end (the best 25 nats)")
 plt.show()
 needed = int(np.ceil(np.log(0.01) / np.log(1 - share)))
 print(f"{needed} restarts miss the best with a chance below 1 %")
@@ -78,7 +78,7 @@ looks = np.asarray(every.n_evaluations)
 print(f"looks at the data per restart: {looks.mean():.0f} on average, {looks.max()} at most")
 print(f"all side by side until the slowest is done: lanes busy {looks.mean() / looks.max():.0%} of the time")
 
-big = jnp.concatenate([x + 0.02 * jax.random.normal(key, x.shape) for key in jax.random.split(jax.random.key(1), 8)])
+big = jnp.concatenate([x + 0.1 * jax.random.normal(key, x.shape) for key in jax.random.split(jax.random.key(1), 8)])
 _ = jaxem.fit_restarts(
     model, big, jax.random.key(0), n_restarts=512, tol=1e-6, algorithm=jaxem.SQUAREM(), callback=seen.append
 )
@@ -92,7 +92,7 @@ print(f"512 restarts of {len(big):,} rows, refilled and narrowed: {seen[-1].occu
 
 # %%
 rows = []
-for seed in range(12):
+for seed in range(8):
     key = jax.random.key(100 + seed)
     options = dict(n_restarts=64, algorithm=jaxem.SQUAREM())
     all_of_them = jaxem.fit_restarts(model, x, key, **options)
@@ -106,7 +106,9 @@ for seed in range(12):
     )
 lost, full, short = np.array(rows).T
 print(f"looks at the data: {full.mean():.0f} for all 64 restarts, {short.mean():.0f} with the ladder")
-print(f"the ladder cost {full.sum() / short.sum():.1f} times less and lost the best of 64 in {int((lost < -1e-3).sum())} of 12")
+print(
+    f"the ladder cost {full.sum() / short.sum():.1f} times less and lost the best of 64 in {int((lost < -1e-3).sum())} of 8"
+)
 print(f"what it lost then: {', '.join(f'{-value:.2f}' for value in lost if value < -1e-3) or 'nothing'} nats")
 
 # %% [markdown]
@@ -124,9 +126,10 @@ more = [
             screening=jaxem.Screening(),
         ).best.objective
     )
-    for seed in range(12)
+    for seed in range(8)
 ]
-print(f"256 starts with the ladder reach {best.objective:.3f} in {sum(v > float(best.objective) - 1e-3 for v in more)} of 12")
+top = max(*more, float(best.objective))
+print(f"256 starts with the ladder reach {top:.3f} in {sum(value > top - 1e-3 for value in more)} of 8")
 
 # %% [markdown]
 # ## Many data sets at once

@@ -22,15 +22,13 @@
 
 # %%
 import jax
-
-jax.config.update("jax_num_cpu_devices", 8)
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
 from jaxem import programs
 
+jax.config.update("jax_num_cpu_devices", 8)  # before anything runs
 plt.rcParams |= {"figure.dpi": 85, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 rng = np.random.default_rng(0)
@@ -75,7 +73,9 @@ jaxem.fit(model, rows, start, weights=weights, max_steps=7)
 programs.iterate.optimised = compiled
 lines = [line.split("all-reduce(")[0].split("=")[1].strip() for line in seen[0].splitlines() if " all-reduce(" in line]
 print(f"all-reduces in the program of the loop: {len(lines)}, of {lines[0]}")
-print(f"statistics: {k} x (1 + {d} + {d * (d + 1) // 2}) numbers, and the log-likelihood")
+print(
+    f"{k} x (1 + {d} + {d * (d + 1) // 2}) sums over rows, {k} + {k} counts for weights and covariances, 1 log-likelihood"
+)
 
 # %% [markdown]
 # ## Restarts over devices
@@ -91,8 +91,8 @@ print(f"{best.message.split(':')[0]}, steps of the six: {np.asarray(every.n_step
 # %% [markdown]
 # ## Is it worth it?
 #
-# A step of a full mixture costs about $4 n k f$ operations, $f = (d+1)(d+2)/2$, shared by all devices, and an all-reduce
-# of $k f$ numbers, which every device takes part in. The first shrinks with the number of devices and the second does
+# A step of a full mixture costs about $4 n k f$ operations, $f = (d+1)(d+2)/2$, shared by all devices, and an
+# all-reduce of $k f$ numbers, which every device takes part in. The first shrinks with the number of devices and the second does
 # not. With round numbers for a data-centre accelerator (20 Tflop/s in float32, 50 GB/s and 20 microseconds for each
 # doubling of the group) the model says when to stop:
 
@@ -105,7 +105,8 @@ for total, colour in ((10**6, "#8d96a3"), (10**8, "#30638e"), (10**10, "#d1495b"
     sent = np.where(devices > 1, 2 * 4 * components * features / 50e9 + 20e-6 * np.log2(devices), 0)
     axes.plot(devices, work + sent, color=colour, label=f"$10^{{{int(np.log10(total))}}}$ rows")
     axes.plot(devices, work, ":", color=colour)
-axes.set(xscale="log", yscale="log", xlabel="devices", ylabel="seconds per iteration", title="d = 32, k = 64; dotted: nothing sent")
+axes.set(xscale="log", yscale="log", xlabel="devices", ylabel="seconds per iteration")
+axes.set_title("d = 32, k = 64; dotted: nothing sent")
 axes.legend()
 plt.show()
 print(f"sent per iteration and device: {4 * 64 * 561 / 1024:.0f} KiB, however many rows there are")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ground_support import slow
 
 import jaxem
 from jaxem.model import Model, model_class
@@ -63,6 +64,7 @@ def test_the_assignment_is_the_best_of_all():
         assert distance[tuple(order.tolist())] <= min(distance.values()) * (1 + 1e-4)
 
 
+@slow
 def test_restarts_at_one_optimum_agree_after_aligning(float64):
     model = jaxem.gaussian_mixture(3, covariance="tied")
     best, every = jaxem.fit_restarts(model, X, jax.random.key(0), n_restarts=64, tol=1e-12, max_steps=5000)

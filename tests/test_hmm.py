@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ground_support import slow
 from hmmlearn import hmm as hmmlearn
 from scipy.stats import multivariate_normal, poisson
 
@@ -323,6 +324,7 @@ def test_a_fixed_initial_distribution(float64):
     assert jaxem.n_free_params(model, start) == 4
 
 
+@slow
 def test_gradient_reaches_what_em_reaches(float64):
     rng = np.random.default_rng(RNG_SEED)
     x = rng.poisson(np.where(np.arange(90) // 15 % 2, 2.0, 9.0)).astype(float)

@@ -21,7 +21,7 @@ NEED_DRAWS = "too spread"
 @pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
 def test_laws(row, dtype):
     own = ("float32", "float64")[ZOO.index(row) % 2]
-    thorough = row.core or bool(os.environ.get("JAXEM_SLOW_TESTS"))
+    thorough = (row.core and dtype == own) or bool(os.environ.get("JAXEM_SLOW_TESTS"))
     if row.name in KIN and not os.environ.get("JAXEM_SLOW_TESTS"):
         pytest.skip("its kin are tried; all with JAXEM_SLOW_TESTS=1")
     if not (row.core or dtype == own or os.environ.get("JAXEM_SLOW_TESTS")):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import small_data as data
-from ground_support import columns, require_reached, rows_of
+from ground_support import columns, require_reached, rows_of, slow
 
 import jaxem
 from jaxem import GaussianParams, MixtureParams
@@ -92,6 +92,7 @@ def test_tied_rates_are_one_poisson_and_equal_weights_are_equal(float64):
     assert (np.asarray(fit.params.weights) == 1 / 3).all()
 
 
+@slow
 def test_a_gradient_fit_sees_the_same_coordinates(float64):
     model = jaxem.restrict(MODEL, PARAMS, tie="components.mean", freeze="weights")
     by_em = jaxem.fit(model, X, PARAMS, tol=1e-13, max_steps=5000)
@@ -167,6 +168,7 @@ def test_components_that_share_a_slope(float64, ground):
     require_reached([case], lambda _: (shared, x), 1.0, n_restarts=8)
 
 
+@slow
 def test_derivatives_of_a_restricted_fit(float64):
     model = jaxem.restrict(MODEL, PARAMS, tie="components.cov")
 

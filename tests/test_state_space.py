@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from ground_support import slow
 from small_data import walks
 
 import jaxem
@@ -79,6 +80,7 @@ def test_forecasts_are_conditioning(params, float64):
         np.testing.assert_allclose(cov[h], full[at, at], rtol=1e-8)
 
 
+@slow
 def test_em_and_gradient_reach_the_same(float64):
     import optax
 

@@ -17,7 +17,8 @@ class AndersonMemory(NamedTuple):
     """stats: the statistics at the incumbent. asked [p]: those (as one vector) whose M-step was looked at last.
 
     inputs, outputs [m, p]: pairs (S, E(M(S))), a ring of which the newest is at n_pairs - 1 (modulo m).
-    mixes: the next look is at a mixture of them, not at the plain EM step.
+    mixes: the next look is at a mixture of them, not at the plain EM step. patience: how many pairs it takes for that;
+    it doubles when a mixture was in vain.
     """
 
     stats: Any
@@ -26,6 +27,11 @@ class AndersonMemory(NamedTuple):
     outputs: jax.Array
     n_pairs: jax.Array
     mixes: jax.Array
+    patience: jax.Array
+
+
+#: Pairs before a mixture at least, and at most: where mixtures keep failing, one look in so many is lost.
+SOONEST, LATEST = 2, 64
 
 
 @pytree_class
@@ -35,8 +41,8 @@ class Anderson(Algorithm):
     With residuals F_i = E(M(S_i)) - S_i of the last `order` looks, the next one is at the M-step of the affine
     combination of the E(M(S_i)) whose combined residual is smallest. It is taken up where EM has become slow (a step
     gains less than `late` nats per unit of weight): before, it may leave for another optimum. A look that leaves the
-    parameter space or gains nothing is forgotten with all before it, and a plain EM step follows. The objective never
-    falls, and CONVERGED is judged by plain EM steps alone.
+    parameter space or gains nothing is forgotten with all before it, and twice as many plain EM steps as the last time
+    follow. The objective never falls, and CONVERGED is judged by plain EM steps alone.
 
     >>> import jax, jaxem
     >>> x = jaxem.datasets.old_faithful()
@@ -55,7 +61,7 @@ class Anderson(Algorithm):
     def init(self, problem, params, nothing):
         vector = ravel_pytree(nothing)[0]
         pairs = jnp.zeros((self.order, vector.size), vector.dtype)
-        return AndersonMemory(nothing, vector, pairs, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        return AndersonMemory(nothing, vector, pairs, pairs, *_counters())
 
     def propose(self, problem, params, memory):
         plain, unravel = ravel_pytree(memory.stats)
@@ -70,14 +76,17 @@ class Anderson(Algorithm):
         # A start is no EM step of anything, and a look that was undone speaks of a place to stay away from.
         counts = outcome.accepted & ~outcome.given
         n_pairs = jnp.where(counts, memory.n_pairs + 1, 0)
+        patience = jnp.where(outcome.accepted, memory.patience // 2, memory.patience * 2)
+        patience = jnp.where(outcome.plain, memory.patience, jnp.clip(patience, SOONEST, LATEST))
         return AndersonMemory(
             stats=choose(outcome.accepted, seen, memory.stats),
             asked=memory.asked,
             inputs=memory.inputs.at[place].set(jnp.where(counts, memory.asked, 0)),
             outputs=memory.outputs.at[place].set(jnp.where(counts, vector, 0)),
             n_pairs=n_pairs,
+            patience=patience,
             # Where little is gained a plain step has to say whether that is the end.
-            mixes=(n_pairs >= 2) & (outcome.gain < self.late) & ~(outcome.small & ~outcome.plain),
+            mixes=(n_pairs >= patience) & (outcome.gain < self.late) & ~(outcome.small & ~outcome.plain),
         )
 
     def expected_gain(self, problem, old, new, memory, seen):
@@ -85,6 +94,11 @@ class Anderson(Algorithm):
 
     def centred(self):
         return EM()
+
+
+def _counters():
+    """n_pairs, mixes, patience of a fit that begins."""
+    return jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.asarray(SOONEST, jnp.int32)
 
 
 def _mixture(memory):

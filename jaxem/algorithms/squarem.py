@@ -34,6 +34,9 @@ class SQUAREM(Algorithm):
     moment, so no constraint has to be handled; a jump that leaves the parameter space, or gains nothing, is forgotten
     and costs one look. The objective never falls, and CONVERGED is judged by plain EM steps alone.
 
+    Where the M-step does all the work (the statistics of factor analysis are the moments of the data, whatever the
+    params) there is nothing to extrapolate, and this is EM.
+
     >>> import jax, jaxem
     >>> x = jaxem.datasets.old_faithful()
     >>> model = jaxem.gaussian_mixture(3, covariance="tied")
