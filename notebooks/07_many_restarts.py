@@ -88,48 +88,28 @@ print(f"512 restarts of {len(big):,} rows, refilled and narrowed: {seen[-1].occu
 # ## Stopping the hopeless ones
 #
 # A *ladder* runs all starts for a few steps, keeps the best quarter, runs these a little longer, and so on. It costs a
-# fraction. It can also lose the best optimum, for what leads early need not win: how often, one has to measure.
+# fraction. It can also lose the best optimum, for what leads early need not win: how often, one has to measure. Here it
+# is, with eight sets of 64 starts, for four components and for six:
 
 # %%
-rows = []
-for seed in range(8):
-    key = jax.random.key(100 + seed)
-    options = dict(n_restarts=64, algorithm=jaxem.SQUAREM())
-    all_of_them = jaxem.fit_restarts(model, x, key, **options)
-    ladder = jaxem.fit_restarts(model, x, key, screening=jaxem.Screening(), **options)
-    rows.append(
-        (
-            float(ladder.best.objective - all_of_them.best.objective),
-            int(all_of_them.all.n_evaluations.sum()),
-            int(ladder.all.n_evaluations.sum()),
-        )
-    )
-lost, full, short = np.array(rows).T
-print(f"looks at the data: {full.mean():.0f} for all 64 restarts, {short.mean():.0f} with the ladder")
-print(
-    f"the ladder cost {full.sum() / short.sum():.1f} times less and lost the best of 64 in {int((lost < -1e-3).sum())} of 8"
-)
-print(f"what it lost then: {', '.join(f'{-value:.2f}' for value in lost if value < -1e-3) or 'nothing'} nats")
+for k in (4, 6):
+    each = jaxem.gaussian_mixture(k, covariance="diag")
+    lost, looks_full, looks_short = [], 0, 0
+    for seed in range(8):
+        options = dict(n_restarts=64, algorithm=jaxem.SQUAREM())
+        full = jaxem.fit_restarts(each, x, jax.random.key(100 + seed), **options)
+        short = jaxem.fit_restarts(each, x, jax.random.key(100 + seed), screening=jaxem.Screening(), **options)
+        lost.append(float(full.best.objective - short.best.objective))
+        looks_full += int(full.all.n_evaluations.sum())
+        looks_short += int(short.all.n_evaluations.sum())
+    worse = [loss for loss in lost if loss > 1e-3]
+    print(f"k = {k}: {looks_full / looks_short:.1f} times fewer looks; worse in {len(worse)} of 8", end="")
+    print(f", by {np.mean(worse):.2f} nats on average" if worse else "")
 
 # %% [markdown]
-# With the looks that it saves, the ladder can afford more starts, which is the fair comparison:
-
-# %%
-more = [
-    float(
-        jaxem.fit_restarts(
-            model,
-            x,
-            jax.random.key(100 + seed),
-            n_restarts=256,
-            algorithm=jaxem.SQUAREM(),
-            screening=jaxem.Screening(),
-        ).best.objective
-    )
-    for seed in range(8)
-]
-top = max(*more, float(best.objective))
-print(f"256 starts with the ladder reach {top:.3f} in {sum(value > top - 1e-3 for value in more)} of 8")
+# With four components nothing is lost. With six the best optimum is a late starter: its climbers look no better than
+# others for many steps, and the ladder lets all of them go. A wide ladder (`Screening(steps=(40,), keep=0.5)`) is safer
+# and saves less. Use it where the starts are many and data are large, and check once against a full run.
 
 # %% [markdown]
 # ## Many data sets at once

@@ -71,8 +71,9 @@ def spy(*args, **kwargs):
 programs.iterate.optimised = spy
 jaxem.fit(model, rows, start, weights=weights, max_steps=7)
 programs.iterate.optimised = compiled
-lines = [line.split("all-reduce(")[0].split("=")[1].strip() for line in seen[0].splitlines() if " all-reduce(" in line]
-print(f"all-reduces in the program of the loop: {len(lines)}, of {lines[0]}")
+lines = [line for line in seen[0].splitlines() if " all-reduce(" in line]
+shape = lines[0].split("all-reduce(")[0].split("=")[1].strip()
+print(f"all-reduces in the program of the loop: {len(lines)}, of {shape}")
 print(
     f"{k} x (1 + {d} + {d * (d + 1) // 2}) sums over rows, {k} + {k} counts for weights and covariances, 1 log-likelihood"
 )
@@ -91,10 +92,10 @@ print(f"{best.message.split(':')[0]}, steps of the six: {np.asarray(every.n_step
 # %% [markdown]
 # ## Is it worth it?
 #
-# A step of a full mixture costs about $4 n k f$ operations, $f = (d+1)(d+2)/2$, shared by all devices, and an
-# all-reduce of $k f$ numbers, which every device takes part in. The first shrinks with the number of devices and the second does
-# not. With round numbers for a data-centre accelerator (20 Tflop/s in float32, 50 GB/s and 20 microseconds for each
-# doubling of the group) the model says when to stop:
+# A step of a full mixture costs about $4 n k f$ operations, $f = (d+1)(d+2)/2$, shared by all devices, and one
+# all-reduce of $k f$ numbers, in which every device takes part. The first shrinks with the number of devices and the
+# second does not. With round numbers for a data-centre accelerator (20 Tflop/s in float32, 50 GB/s and 20 microseconds
+# for each doubling of the group) the model says when to stop:
 
 # %%
 devices = 2 ** np.arange(11)
