@@ -74,9 +74,8 @@ programs.iterate.optimised = compiled
 lines = [line for line in seen[0].splitlines() if " all-reduce(" in line]
 shape = lines[0].split("all-reduce(")[0].split("=")[1].strip()
 print(f"all-reduces in the program of the loop: {len(lines)}, of {shape}")
-print(
-    f"{k} x (1 + {d} + {d * (d + 1) // 2}) sums over rows, {k} + {k} counts for weights and covariances, 1 log-likelihood"
-)
+per_component = f"(1 + {d} + {d * (d + 1) // 2})"
+print(f"{k} x {per_component} sums over rows, {k} + {k} counts for weights and covariances, 1 log-likelihood")
 
 # %% [markdown]
 # ## Restarts over devices
