@@ -18,6 +18,7 @@ from benchmarks import (
     per_iteration,
     report,
     restarts,
+    scaling,
     time_to,
 )
 
@@ -30,6 +31,7 @@ QUESTIONS = {
     "large": large,
     "memory": memory,
     "first_fit": first_fit,
+    "scaling": scaling,
 }
 REPEATS = {"tiny": 1, "quick": 3, "full": 5, "gpu": 3}
 
@@ -54,26 +56,26 @@ def main(arguments=None):
     if load > 0.5 and options.size != "tiny":
         print(f"The machine is not quiet (load {load}): times of this run say little.", file=sys.stderr)
     cases = [case for name in options.only for case in QUESTIONS[name].cases(options.size)]
-    records = []
-    for number, case in enumerate(cases, 1):
-        print(f"[{number}/{len(cases)}] {case.question}: {case.problem}", file=sys.stderr, flush=True)
-        records.append(run(case, repeats))
     found = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "size": options.size,
         "rounds": repeats,
         "load_before": load,
-        "load_after": measure.load(),
         "machine": measure.machine(),
         "rules": report.RULES,
-        "records": records,
+        "records": [],
     }
     # Some questions only: a file of their own, not over the answers of a whole run.
     asked = [] if set(options.only) == set(QUESTIONS) else sorted(options.only)
     path = options.out / f"{'-'.join([options.size, *asked])}.json"
-    report.write_json(found, path)
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.question}: {case.problem}", file=sys.stderr, flush=True)
+        found["records"].append(run(case, repeats))
+        # After every case, so that one which fails takes nothing with it.
+        report.write_json({**found, "load_after": measure.load(), "complete": number == len(cases)}, path)
     report.draw(found, path.with_suffix(".png"))
-    print(report.table(records))
+    report.draw_scaling(found, path.with_name(path.stem + "-scaling.png"))
+    print(report.table(found["records"]))
     print(f"\n{path}\n{path.with_suffix('.png')}")
     return 0
 

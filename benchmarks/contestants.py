@@ -49,7 +49,7 @@ class ScikitLearn:
             reg_covar=0.0,
             weights_init=start.weights,
             means_init=start.means,
-            precisions_init=precisions(start.covs),
+            precisions_init=precisions(start.covs, covariance),
         )
 
     def fit(self, steps, tol=0.0):

@@ -39,9 +39,9 @@ def start_from_rows(x, k, covariance, seed=1):
     return Start(np.full(k, 1 / k, x.dtype), x[rows], covs.astype(x.dtype))
 
 
-def precisions(covs):
+def precisions(covs, covariance):
     """Inverse covariances, as scikit-learn wants them: matrices inverted, variances divided into one."""
-    return np.linalg.inv(covs) if covs.ndim > 1 and covs.shape[-1] == covs.shape[-2] else 1 / covs
+    return np.linalg.inv(covs) if covariance in ("full", "tied") else 1 / covs
 
 
 def n_features(d, covariance):

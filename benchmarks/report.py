@@ -61,6 +61,29 @@ def _without_nan(node):
     return None if isinstance(node, float) and math.isnan(node) else node
 
 
+def draw_scaling(report, path):
+    """Seconds per iteration against what grows, with lines of slope 1."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = [record for record in report["records"] if record["question"] == "scaling"]
+    if not records:
+        return
+    figure, axes = plt.subplots(1, len(records), figsize=(3.2 * len(records), 3), layout="constrained", squeeze=False)
+    for axis, record in zip(axes[0], records, strict=True):
+        sizes, times = zip(*((int(size), t) for size, t in record["notes"]["seconds_per_step"].items()), strict=True)
+        axis.loglog(sizes, times, "o-", color="#30638e")
+        axis.loglog(sizes, [times[-1] * size / sizes[-1] for size in sizes], ":", color="black")
+        axis.set_xlabel(record["notes"]["grows"])
+        axis.set_title(f"slope {record['values']['jaxem']:.2f}", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("seconds per iteration (dotted: linear)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def draw(report, path):
     """The ratios as a figure: to the right of the line at 1, jaxem is faster (or smaller)."""
     import matplotlib
@@ -69,7 +92,7 @@ def draw(report, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = report["records"][::-1]
+    records = [record for record in report["records"] if record["question"] != "scaling"][::-1]
     styles = {
         "scikit-learn": ("o", "#d1495b"),
         "gmmx": ("s", "#edae49"),

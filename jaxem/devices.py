@@ -104,10 +104,12 @@ def _placement(mesh) -> Placement:
 
 
 def on_mesh(tree, placement: Placement, spec):
-    """Arrays that lie on the placement's devices already, as arrays of its own mesh: nothing is moved."""
+    """Arrays as arrays of the placement's own mesh; those that lie on its devices already are not moved."""
 
     def same(leaf):
         sharding = NamedSharding(placement.mesh, spec)
+        if leaf.sharding.device_set != sharding.device_set:
+            return jax.device_put(leaf, sharding)
         if leaf.sharding == sharding:
             return leaf
         return jax.make_array_from_single_device_arrays(

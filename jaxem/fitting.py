@@ -153,16 +153,25 @@ def spread_data(model, x, weights, placement) -> Data:
         weights = jax.device_put(given, NamedSharding(placement.mesh, placement.of_rows))
     weights = on_mesh(weights, placement, placement.of_rows)
     finite, positive = _sound(x, weights)
-    if not finite:
-        raise ValueError("x: some rows hold NaN or infinite values")
     if not positive:
         raise ValueError("weights: expected finite numbers of at least 0, and not all 0")
     sample = some_rows(x, weights, SPREAD_SAMPLE, placement)
+    if not finite and not _takes_holes(model, sample):
+        raise ValueError("x: some rows hold NaN or infinite values")
     model.check(sample)
     model.check_fit(sample, np.ones(inputs.n_rows(sample), dtype), dtype)
     data = Data(model, x, weights, dtype, traced=True)
     data.placement = placement
     return data
+
+
+def _takes_holes(model, rows) -> bool:
+    """Whether NaN is data to the model."""
+    try:
+        model.check_finite(jax.tree.map(lambda leaf: np.full_like(leaf[:1], np.nan), rows))
+    except ValueError:
+        return False
+    return True
 
 
 #: Rows, of those that are spread over devices, that the checks of a model look at.

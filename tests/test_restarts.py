@@ -113,3 +113,50 @@ def test_gradient_restarts(starts, float64):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         jaxem.fit_restarts(MODEL, X, KEY, **options)
+
+
+def test_a_ladder_goes_on_with_the_best(float64):
+    seen = []
+    options = dict(n_restarts=16, tol=1e-8, max_steps=200)
+    ladder = jaxem.Screening(steps=(4, 9), keep=0.5)
+    best, every = jaxem.fit_restarts(MODEL, X, KEY, screening=ladder, callback=seen.append, **options)
+    full = jaxem.fit_restarts(MODEL, X, KEY, **options).all
+    left_out = np.asarray(every.status) == Status.SCREENED
+    assert left_out.sum() == 8 + 4
+    assert set(np.asarray(every.n_steps)[left_out]) == {4, 9}
+    # Those that went on have the end that they have without it, and lead among those left out after as many steps.
+    for r in np.flatnonzero(~left_out):
+        assert_same_fit(lane(every, r), lane(full, r), 1e-9)
+    after = np.asarray(full.history)[:, 3]
+    assert after[np.asarray(every.n_steps) > 4].min() >= after[np.asarray(every.n_steps) == 4].max()
+    assert float(best.objective) == float(np.asarray(every.objective)[~left_out].max())
+    inside_jit = jax.jit(lambda key: jaxem.fit_restarts(MODEL, X, key, screening=ladder, **options).best.objective)
+    np.testing.assert_allclose(inside_jit(KEY), best.objective, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "message"),
+    [
+        (0.5, "screening: expected None or a jaxem.Screening"),
+        (jaxem.Screening(steps=(9, 4)), "screening.steps: expected numbers that rise"),
+        (jaxem.Screening(steps=(0, 4)), "screening.steps: expected a whole number of at least 1"),
+        (jaxem.Screening(keep=0.0), "screening.keep: expected a number above 0"),
+    ],
+)
+def test_wrong_ladders_are_named(ladder, message):
+    with pytest.raises(ValueError, match=message):
+        jaxem.fit_restarts(MODEL, X, KEY, n_restarts=4, screening=ladder)
+
+
+def test_many_data_sets_in_one_program(float64):
+    parts = [X[:90], X[90:150], X[150:]]
+    x, weights = jaxem.pad_datasets(parts)
+    assert x.shape[0] == 3
+    assert weights.sum(1).tolist() == [90, 60, 122]
+    start = MODEL.init(KEY, X)
+    together = jax.vmap(lambda rows, w: jaxem.fit(MODEL, rows, start, weights=w, tol=1e-8))(x, weights)
+    for i, part in enumerate(parts):
+        alone = jaxem.fit(MODEL, part, start, tol=1e-8)
+        np.testing.assert_allclose(together.log_lik[i], alone.log_lik, rtol=1e-8)
+    with pytest.raises(ValueError, match="datasets: expected rows of one shape"):
+        jaxem.pad_datasets([X, X[:, :1]])
