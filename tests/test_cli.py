@@ -7,6 +7,7 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
+from ground_support import slow
 
 import jaxem
 from jaxem import report
@@ -39,6 +40,7 @@ def test_without_a_file_it_fits_old_faithful(folder):
     assert picture[..., :3].std() > 0.05
 
 
+@slow
 def test_a_file_of_three_columns(folder, capsys):
     rng = np.random.default_rng(0)
     np.save("three.npy", rng.normal(size=(60, 3)) + 8 * rng.integers(0, 2, (60, 1)) * [1.0, 0.0, 1.0])

@@ -73,6 +73,7 @@ def start_of(case):
     )
 
 
+@slow
 def test_trajectories(ground, float64):
     cases = mine(ground("traces_families"))
     assert len(cases) >= 14

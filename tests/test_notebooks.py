@@ -34,7 +34,7 @@ PUBLISHED = {
 }
 
 #: Those that a quick run runs; all with JAXEM_SLOW_TESTS=1. What the others show is tried by tests of its own.
-QUICK = ("01_quick_start", "06_your_own_model", "07_many_restarts", "10_many_devices")
+QUICK = ("01_quick_start", "10_many_devices")
 
 sys.path.insert(0, str(FOLDER))
 from build import execute  # noqa: E402

@@ -72,6 +72,7 @@ def test_frozen_means_shape_the_covariances(float64):
     assert np.allclose(fit.params.components.cov[0], away.T @ away / len(X))
 
 
+@slow
 def test_tied_covariances_are_the_tied_model(float64):
     model = jaxem.gaussian_mixture(2)
     start = model.init(jax.random.key(0), X)
@@ -158,6 +159,7 @@ def test_what_a_model_does_not_estimate_cannot_be_tied():
         jaxem.restrict(tied, tied.init(jax.random.key(0), x), tie="components.cov")
 
 
+@slow
 def test_components_that_share_a_slope(float64, ground):
     case = next(case for case in ground("families") if case["id"] == "trypanosome_tied_k2")
     rows = rows_of(case)

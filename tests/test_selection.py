@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from ground_support import slow
 from sklearn.mixture import GaussianMixture
 from small_data import count_sequences
 
@@ -164,6 +165,7 @@ def test_unusable_arguments_are_named(change, message):
         jaxem.select(arguments.pop("models"), X, jax.random.key(0), **arguments)
 
 
+@slow
 def test_a_sweep_counts_observations_as_bic_does():
     """Of sequences: the total length, not how many there are."""
     x = count_sequences()
