@@ -566,7 +566,8 @@ KIN = {
     *("gaussian-diag_tied-2d", "gaussian-spherical_tied-2d", "gaussian-with-hull-noise", "gaussian-hmm-ragged"),
     *("gaussian-missing-spherical", "gaussian-noise-diag", "poisson-exposure", "linear-regression-tied"),
     *("student-t-diag-tied", "student-t-spherical-4.0", "mixture-of-hmms"),
-    *("poisson-hmm-stationary", "gaussian-tied-2d", "gaussian-spherical-2d"),
+    *("poisson-hmm-stationary", "gaussian-tied-2d", "gaussian-spherical-2d", "gaussian-full-1d", "gaussian-full-6d"),
+    *("log-normal", "geometric", "ppca", "student-t-hmm", "hmm-of-mixtures"),
 }
 assert {row.name for row in ZOO} >= KIN
 
