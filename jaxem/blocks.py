@@ -26,8 +26,8 @@ from jaxem.programs import centred_problem, finish, go_on, iterate, screen, set_
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
 BLOCK_SECONDS = 0.2
 
-#: Iterations of the first block at most, fewer where one is more work than FIRST_WORK (numbers in the data times
-#: numbers in the params, about a tenth of a second); and how much longer a block may be than the last.
+#: Iterations of the first block at most, fewer where they are more work than FIRST_WORK (numbers in the data times
+#: numbers in the params); and how much longer a block may be than the last.
 FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 16, 1 << 30, 8
 
 

@@ -6,10 +6,10 @@ Over an axis "restarts" the starts are dealt out, and its groups of devices go o
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
@@ -136,7 +136,11 @@ def host(leaf) -> np.ndarray:
 
 def some_rows(x, weights, n, placement: Placement):
     """Up to n rows of positive weight, spread evenly over those that there are, on the host."""
-    at = jnp.asarray(np.linspace(0, inputs.n_rows(x) - 1, min(n, inputs.n_rows(x))).astype(np.int32))
-    take = jax.jit(lambda tree: placement.everywhere(jax.tree.map(lambda leaf: leaf[at], tree)))
-    rows, weights = jax.tree.map(np.asarray, take((x, weights)))
+    at = np.linspace(0, inputs.n_rows(x) - 1, min(n, inputs.n_rows(x))).astype(np.int32)
+    rows, weights = jax.tree.map(np.asarray, _taken((x, weights), at, placement))
     return jax.tree.map(lambda leaf: leaf[weights > 0], rows)
+
+
+@partial(jax.jit, static_argnames="placement")
+def _taken(tree, at, placement: Placement):
+    return placement.everywhere(jax.tree.map(lambda leaf: leaf[at], tree))

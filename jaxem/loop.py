@@ -167,7 +167,7 @@ def judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_ste
     model, trial, plain = problem.model, proposal.params, proposal.plain
     objective = log_lik + model.log_prior(trial)
     total = problem.total_weight.astype(objective.dtype)
-    finite = jnp.isfinite(objective) & _all_finite(trial)
+    finite = jnp.isfinite(objective) & all_finite(trial)
     gain = (objective - lane.objective) / total
     resolved = resolution(objective, total)
     asked, blind, tol = tol, tol < resolved, jnp.maximum(tol, resolved)
@@ -218,7 +218,8 @@ def halve(model, lane: Lane) -> Lane:
     return lane._replace(trial=middle, given=jnp.ones_like(lane.given), status=jnp.full_like(lane.status, RUNNING))
 
 
-def _all_finite(tree):
+def all_finite(tree):
+    """Whether (a traced bool) every number of a tree is finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 

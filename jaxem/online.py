@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxem.algorithms.em import choose
 from jaxem.algorithms.online import OnlineEM
 from jaxem.blocks import Progress, StoppedByCallbackError, Watcher
 from jaxem.chunks import cut_rows
 from jaxem.expectation import Problem
 from jaxem.fitting import check_data, check_start, from_origin
-from jaxem.loop import Finished, Result, Status
+from jaxem.loop import Finished, Result, Status, all_finite
 from jaxem.sources import SourceError
 
 
@@ -35,8 +36,7 @@ class Trail(NamedTuple):
 
 @jax.jit
 def _begin(problem: Problem, params) -> Trail:
-    shapes = jax.eval_shape(lambda p: problem.opened().expectation(p)[0], params)
-    stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    stats = problem.opened().no_statistics(params)
     zero, none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), jnp.int32)
     return Trail(params, stats, none, stats, none, zero, zero)
 
@@ -54,7 +54,6 @@ def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail
         mean = jax.tree.map(lambda leaf: leaf / jnp.where(weight > 0, weight, 1), stats)
         new_stats = algorithm.follow(trail.stats, mean, trail.n_steps)
         params = problem.maximize(jax.tree.map(lambda leaf: total * leaf, new_stats), trail.params)
-        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, new_stats))]).all()
         new = Trail(
             params,
             new_stats,
@@ -65,13 +64,14 @@ def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail
             trail.weight + weight,
         )
         # A batch that holds nothing, or that would lead out of the parameter space, is left out.
-        taken = (weight > 0) & sound & jnp.isfinite(log_lik)
-        return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, trail), None
+        taken = (weight > 0) & all_finite((params, new_stats, log_lik))
+        return choose(taken, new, trail), None
 
     return lax.scan(step, trail, (rows, weights))[0]
 
 
 def _new_pass(trail: Trail) -> Trail:
+    """The trail with nothing summed yet of this pass."""
     none = jax.tree.map(jnp.zeros_like, trail)
     return trail._replace(**{name: getattr(none, name) for name in ("average", "n_averaged", "log_lik", "weight")})
 
@@ -83,8 +83,7 @@ def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
         return trail.params
     mean = jax.tree.map(lambda leaf: total * leaf / jnp.maximum(trail.n_averaged, 1), trail.average)
     params = problem.maximize(mean, trail.params)
-    sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
-    return jax.tree.map(lambda a, b: jnp.where(sound & (trail.n_averaged > 0), a, b), params, trail.params)
+    return choose(all_finite(params) & (trail.n_averaged > 0), params, trail.params)
 
 
 def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
@@ -104,17 +103,10 @@ def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
 
     try:
         while int(n_passes) < max_steps and not small:
-            zero = jnp.zeros_like(trail.weight)
-            trail = trail._replace(
-                average=jax.tree.map(jnp.zeros_like, trail.average),
-                n_averaged=0 * trail.n_averaged,
-                log_lik=zero,
-                weight=zero,
-            )
+            trail = _new_pass(trail)
             for rows, weights in stream.blocks():
-                trail = _follow(
-                    dataclasses.replace(problem, rows=rows, weights=weights, chunk=0), algorithm, trail, total
-                )
+                block = dataclasses.replace(problem, rows=rows, weights=weights, chunk=0)
+                trail = _follow(block, algorithm, trail, total)
             history, n_passes = history.copy(), int(n_passes) + 1
             history[n_passes - 1] = trail.log_lik
             gain = (history[n_passes - 1] - history[n_passes - 2]) / float(trail.weight) if n_passes > 1 else np.inf

@@ -80,3 +80,17 @@ def test_two_plain_functions_have_nothing_to_extrapolate():
     model = jaxem.from_steps(lambda p, x: (x, -((x - p) ** 2)), lambda resp, x: resp.mean())
     with pytest.raises(ValueError, match="algorithm: from_steps has no additive statistics"):
         jaxem.fit(model, np.ones(3), np.float32(0), algorithm=jaxem.SQUAREM())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxem.Anderson(order=1), "order: expected a whole number of at least 2"),
+        (lambda: jaxem.Anderson(late=0.0), "late: expected a number above 0"),
+        (lambda: jaxem.OnlineEM(batch_size=0), "batch_size: expected a whole number"),
+        (lambda: jaxem.OnlineEM(exponent=0.5), "exponent: expected a number above 0.5"),
+    ],
+)
+def test_wrong_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

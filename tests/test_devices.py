@@ -12,7 +12,7 @@ COMMON = """
 import sys
 import jax, numpy as np, jaxem
 from jaxem import programs
-from jaxem.devices import placement_of
+from jaxem.testing.compilations import count_compilations
 rng = np.random.default_rng(0)
 x = rng.normal(size=(1003, 2)) + 2 * rng.integers(3, size=(1003, 1))
 model = jaxem.gaussian_mixture(3)
@@ -52,8 +52,10 @@ original = programs.iterate.optimised
 def spy(*args, **kwargs):
     seen.append(original.lower(*args, **kwargs).compile().as_text())
     return original(*args, **kwargs)
+kept = programs.iterate.optimised, programs.iterate.hurried
 programs.iterate.optimised = programs.iterate.hurried = spy
 jaxem.fit(model, rows, start, weights=weights, **options)
+programs.iterate.optimised, programs.iterate.hurried = kept
 lines = [line for line in seen[0].splitlines() if " all-reduce(" in line or " all-gather(" in line]
 assert len(lines) == 1, lines
 assert "all-to-all" not in seen[0] and "collective-permute" not in seen[0]
@@ -64,6 +66,11 @@ for wrong in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("rows", "x")))
         assert len(wrong.axis_names) == 1
     except ValueError as error:
         assert "mesh: expected" in str(error)
+# A second fit, with other numbers, compiles nothing.
+jaxem.fit(model, rows, start, weights=weights, tol=1e-3, max_steps=20)
+with count_compilations() as compiled:
+    jaxem.fit(model, rows, start, weights=weights, tol=1e-4, max_steps=19)
+assert not compiled, compiled
 few, weights = jaxem.shard_rows(x[:5], jax.make_mesh((8,), ("rows",)))
 assert few.shape[0] % 8 == 0 and float(weights.sum()) == 5
 bad = x.copy(); bad[7, 0] = np.nan

@@ -10,6 +10,7 @@ from jaxem import linalg
 from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.algorithms.squarem import refuse
 from jaxem.constraints import inside
+from jaxem.inputs import check_number
 from jaxem.model import pytree_class, static
 
 
@@ -55,6 +56,10 @@ class Anderson(Algorithm):
 
     order: int = static(default=6)
     late: Any = 1e-2
+
+    def __post_init__(self):
+        check_number("order", self.order, 2, whole=True)
+        check_number("late", self.late, 0, exclusive=True)
 
     needs_statistics = True
 

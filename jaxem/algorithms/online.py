@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxem.inputs import check_number
 from jaxem.model import pytree_class, static
 
 
@@ -15,7 +16,7 @@ class OnlineEM:
     After batch t the mean statistics per row are s <- (1 - rho_t) s + rho_t s_batch with rho_t = (t + delay)^-exponent,
     and the params are their M-step. exponent: above 0.5 and at most 1; near 0.5 it forgets a bad start sooner, near 1
     it is steadier. batch_size: rows of a batch. averaged: the params of a pass are those of the mean of s over it
-    (Polyak and Ruppert), which is as good as if the best exponent had been known.
+    (Polyak and Ruppert), which forgives an exponent that is not the best.
 
     Batches should look alike: data that are sorted have to be shuffled first. Where EM is slow (a poor start, much
     overlap) this is no faster, for its steps get shorter: begin at the best of many fits of a few thousand rows. The
@@ -26,6 +27,11 @@ class OnlineEM:
     exponent: Any = 0.6
     delay: Any = 2.0
     averaged: bool = static(default=True)
+
+    def __post_init__(self):
+        check_number("batch_size", self.batch_size, 1, whole=True)
+        check_number("exponent", self.exponent, 0.5, exclusive=True, maximum=1)
+        check_number("delay", self.delay, 0)
 
     def rate(self, step):
         """rho_t of batch `step`, counted from 0; the first batch replaces whatever was there."""
