@@ -17,7 +17,10 @@ from jaxem.model import Model, pytree_class, static
 
 #: Working set of one chunk, in bytes. Measured on CPU: iterations are fastest while the features of a chunk and its
 #: log densities stay in the last-level cache, and are flat within a factor of two around this.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 6 << 20
+
+#: Rows of a chunk at most: products of XLA on CPUs take twice as long with rows beyond 16,384 to sum over.
+MAX_ROWS = 1 << 14
 
 #: A chunk has at least MIN_ROWS rows, so that its vector operations are worth their overhead, unless that takes more
 #: than this: rows that are long sequences do enough work each.
@@ -119,17 +122,18 @@ def lanes_and_rows(model: Model, x, params, n_lanes: int) -> tuple[int, int]:
     data, resp = _bytes_per_row(model, x, params)
     n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
     row = data + 2 * n_lanes * resp
-    rows = max(CHUNK_BYTES / row, min(MIN_ROWS, MIN_ROWS_BYTES / row))
+    rows = max(min(CHUNK_BYTES / row, MAX_ROWS), min(MIN_ROWS, MIN_ROWS_BYTES / row))
     return n_lanes, even_chunks(inputs.n_rows(x), rows)
 
 
 def _bytes_per_row(model, x, params):
     """(bytes of prepared data, bytes of the E-step of one fit)."""
-    few = min(8, jax.tree.leaves(x)[0].shape[0])
-    sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((few, *leaf.shape[1:]), leaf.dtype), x)
-    data = jax.eval_shape(model.prepare, sample)
+    n = 1024  # shapes alone: enough that what all rows share counts for little
+    sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
+    weights = jax.ShapeDtypeStruct((n,), jax.tree.leaves(params)[0].dtype)
+    data = jax.eval_shape(model.prepare, sample, weights)
     resp = jax.eval_shape(model.e_step, params, data)
-    return max(_bytes(data), 1) / few, max(_bytes(resp), 1) / few
+    return max(_bytes(data), 1) / n, max(_bytes(resp), 1) / n
 
 
 def _bytes(tree):

@@ -64,6 +64,11 @@ class Family(Model):
         x = jnp.asarray(x)
         return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
 
+    def weighted_e_step(self, params, log_weights, x) -> EStep:
+        """As `e_step`, with log(weights_k p(x | k)) in place of log p(x | k), as a mixture needs it."""
+        latent, log_prob = self.e_step(params, x)
+        return EStep(latent, log_prob + log_weights)
+
     def mean(self, params):
         """The expected row of every component: [k, ...]."""
         raise NotImplementedError(f"{type(self).__name__}.mean")
@@ -191,14 +196,26 @@ class ExponentialFamily(Family):
         return own, jnp.ones(int(self._has_base), own.dtype)
 
     def e_step(self, params, x):
-        features = self.prepare(x)
+        return EStep(None, self._log_prob(*self.coefficients(params), self.prepare(x)))
+
+    def weighted_e_step(self, params, log_weights, x):
+        if type(self).e_step is not ExponentialFamily.e_step:
+            return super().weighted_e_step(params, log_weights, x)
+        return self.product_e_step(params, log_weights, self.prepare(x))
+
+    def product_e_step(self, params, log_weights, features: Features):
+        """`weighted_e_step` with the weights in the constant of each component: they cost no pass of their own."""
         own, common = self.coefficients(params)
+        own = jnp.concatenate([own[:, :1] + log_weights[:, None], own[:, 1:]], 1)
+        return EStep(None, self._log_prob(own, common, features))
+
+    def _log_prob(self, own, common, features):
         log_prob = jnp.dot(own, features.own, precision=PRECISION)
         if features.common.ndim == 2 and common.size:
             log_prob = log_prob + jnp.dot(common, features.common, precision=PRECISION)
         if self.excludes:
             log_prob = jnp.where(log_prob < 0.5 * IMPOSSIBLE, -jnp.inf, log_prob)
-        return EStep(None, log_prob.T)
+        return log_prob.T
 
     def sufficient_statistics(self, resp, x, weights):
         features = self.prepare(x)

@@ -98,6 +98,21 @@ def _inverse_by_columns(low):
     return lax.fori_loop(0, d, column, jnp.broadcast_to(jnp.eye(d, dtype=low.dtype), low.shape))
 
 
+def _inverse_cholesky_by_columns(a):
+    """Elimination of [a, I], which leaves [L^T, L^-1]: both in one loop."""
+    d = a.shape[-1]
+
+    def column(j, both):
+        row = lax.dynamic_index_in_dim(both, j, -2, keepdims=False)
+        pivot = lax.dynamic_slice_in_dim(row, j, 1, -1)
+        row = row / jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan))
+        below = jnp.where(jnp.arange(d) > j, row[..., :d], 0)
+        return lax.dynamic_update_index_in_dim(both - below[..., :, None] * row[..., None, :], row, j, -2)
+
+    start = jnp.concatenate([a, jnp.broadcast_to(jnp.eye(d, dtype=a.dtype), a.shape)], -1)
+    return lax.fori_loop(0, d, column, start)[..., d:]
+
+
 def _in_halves(a):
     """The blocks of [..., d, d] at [1, 1], [2, 1] and [2, 2]."""
     half = a.shape[-1] // 2
@@ -114,6 +129,14 @@ def _cholesky_by_blocks(a):
     first = cholesky(first)
     below = _product(below, jnp.swapaxes(inverse_lower(first), -1, -2))
     return _lower_of_blocks(first, below, cholesky(second - _product(below, jnp.swapaxes(below, -1, -2))))
+
+
+def _inverse_cholesky_by_blocks(a):
+    first, below, second = _in_halves(a)
+    first = inverse_cholesky(first)
+    below = _product(below, jnp.swapaxes(first, -1, -2))
+    second = inverse_cholesky(second - _product(below, jnp.swapaxes(below, -1, -2)))
+    return _lower_of_blocks(first, -_product(_product(second, below), first), second)
 
 
 def _inverse_by_blocks(low):
@@ -157,13 +180,32 @@ def _(primals, tangents):
     return inverse, -_product(_product(inverse, jnp.tril(tangents[0])), inverse)
 
 
+@jax.custom_jvp
+def inverse_cholesky(a):
+    """L^-1 of symmetric a = L L^T [..., d, d], so that a^-1 = L^-T L^-1; NaN where one is not positive definite."""
+    d = a.shape[-1]
+    if d <= UNROLLED_SIZE:
+        return _inverse_unrolled(_cholesky_unrolled(a))
+    return (_inverse_cholesky_by_columns if d <= BLOCK else _inverse_cholesky_by_blocks)(a)
+
+
+@inverse_cholesky.defjvp
+def _(primals, tangents):
+    """dL^-1 = -lower(L^-1 dA L^-T) L^-1, the diagonal halved (see `cholesky`)."""
+    inverse, change = inverse_cholesky(*primals), jnp.tril(tangents[0])
+    change = change + jnp.swapaxes(jnp.tril(change, -1), -1, -2)
+    inner = jnp.tril(_product(_product(inverse, change), jnp.swapaxes(inverse, -1, -2)))
+    half = 0.5 * jnp.eye(inverse.shape[-1], dtype=inverse.dtype)
+    return inverse, -_product(inner - half * inner, inverse)
+
+
 def _product(a, b):
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def solve_positive(a, b):
     """a^-1 b for positive definite a [..., d, d] and b [..., d, m]; NaN where a is not."""
-    inverse = inverse_lower(cholesky(a))
+    inverse = inverse_cholesky(a)
     return _product(jnp.swapaxes(inverse, -1, -2), _product(inverse, b))
 
 

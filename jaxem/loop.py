@@ -148,11 +148,13 @@ def rounding(objective, total_weight):
     return jnp.finfo(objective.dtype).eps ** 0.75 * (1 + jnp.abs(objective / total_weight))
 
 
-def advance(problem, algorithm, lane: Lane, fresh, tol, max_steps, flag_ill):
-    """One iteration of one fit: propose, look at the data, judge. Returns (lane, objective at the point looked at)."""
-    proposal = propose(problem, algorithm, lane)
-    seen, log_lik = algorithm.look(problem, proposal.params, proposal.memory)
-    return judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill)
+def advance(problem, algorithm, lanes: Lane, fresh, tol, max_steps, flag_ill):
+    """One iteration of every lane: propose, look at the data, judge. Returns (lanes, objectives looked at), [l]."""
+    proposals = jax.vmap(partial(propose, problem, algorithm))(lanes)
+    seen, log_lik = jax.vmap(partial(algorithm.look, problem))(proposals.params, proposals.memory)
+    expected = expected_gain(problem, algorithm, lanes, proposals, seen, log_lik, tol)
+    verdict = jax.vmap(partial(judge, problem, algorithm, tol=tol, max_steps=max_steps, flag_ill=flag_ill))
+    return verdict(lanes, proposals, seen, log_lik, expected, fresh)
 
 
 def propose(problem, algorithm, lane: Lane) -> Proposal:
@@ -162,16 +164,35 @@ def propose(problem, algorithm, lane: Lane) -> Proposal:
     )
 
 
-def judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill):
+def gained(problem, lane, trial, log_lik):
+    """(objective at a trial, its gain per unit of weight, the smallest gain that the dtype can tell from none)."""
+    objective = log_lik + problem.model.log_prior(trial)
+    total = problem.total_weight.astype(objective.dtype)
+    return objective, (objective - lane.objective) / total, resolution(objective, total)
+
+
+def expected_gain(problem, algorithm, lanes: Lane, proposals: Proposal, seen, log_lik, tol):
+    """What the algorithm expects of the next step of every lane [l]; inf where no lane needs to be told."""
+
+    def tell():
+        one = jax.vmap(partial(algorithm.expected_gain, problem))
+        return jnp.broadcast_to(one(lanes.params, proposals.params, lanes.memory, seen), log_lik.shape)
+
+    if not algorithm.monotone:
+        return tell()
+    _, gain, resolved = jax.vmap(partial(gained, problem))(lanes, proposals.params, log_lik)
+    needed = (tol < resolved) & (jnp.abs(gain) <= NOISE * resolved)
+    # It costs as much as preparing a look: only where differences of the objective tell nothing.
+    return lax.cond(needed.any(), lambda: tell().astype(gain.dtype), lambda: jnp.full_like(gain, jnp.inf))
+
+
+def judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, tol, max_steps, flag_ill):
     """Accept what was looked at or undo it, and say whether the fit is over."""
     model, trial, plain = problem.model, proposal.params, proposal.plain
-    objective = log_lik + model.log_prior(trial)
+    objective, gain, resolved = gained(problem, lane, trial, log_lik)
     total = problem.total_weight.astype(objective.dtype)
     finite = jnp.isfinite(objective) & all_finite(trial)
-    gain = (objective - lane.objective) / total
-    resolved = resolution(objective, total)
     asked, blind, tol = tol, tol < resolved, jnp.maximum(tol, resolved)
-    expected = algorithm.expected_gain(problem, lane.params, trial, lane.memory, seen)
     if algorithm.monotone:
         halved = lane.n_halvings > 0
         # Where tol asks for more than differences of the objective tell, an algorithm's own estimate goes on for them.
@@ -273,15 +294,15 @@ def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> Stat
     )
 
 
-def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_ill=False, narrows=False) -> State:
+def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_ill=False, narrowing=0) -> State:
     """Go on until every pending fit has ended, or the loop has made `until` iterations in all.
 
-    Pieces of a run give the bits of the whole. narrows: at the end, when few lanes are busy, these go on in a loop
-    with fewer lanes (see `NARROWING`).
+    Pieces of a run give the bits of the whole. narrowing: at the end, when no more than one lane in so many is busy,
+    these few go on in a narrower loop: the slowest fits take many times the average number of steps. 0: never.
     """
     widths = [len(state.index)]
-    while narrows and widths[-1] >= NARROW_FROM:
-        widths.append(widths[-1] // NARROWING)
+    while narrowing and widths[-1] >= NARROW_FROM:
+        widths.append(max(1, widths[-1] // narrowing))
     body = partial(_iteration, problem, algorithm, tol, max_steps, flag_ill)
     for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
 
@@ -295,8 +316,7 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_i
 
 def _iteration(problem, algorithm, tol, max_steps, flag_ill, state: State) -> State:
     lanes, index, n_fits = state.lanes, state.index, len(state.queue)
-    step = jax.vmap(lambda lane, new: advance(problem, algorithm, lane, new, tol, max_steps, flag_ill))
-    new, objective = step(lanes, state.fresh)
+    new, objective = advance(problem, algorithm, lanes, state.fresh, tol, max_steps, flag_ill)
     recorded = jnp.where(state.busy & (new.n_steps > lanes.n_steps), index, n_fits)
     fell = state.busy & (new.status == FELL)
     over = state.busy & (new.status != RUNNING) & ~fell
@@ -358,9 +378,8 @@ def interrupted(state: State) -> Finished:
     return fits._replace(status=jnp.where(ended, fits.status, Status.INTERRUPTED).astype(jnp.int32))
 
 
-#: When the queue is empty and no more than one lane in NARROWING is busy, these few go on in a narrower loop: the
-#: slowest fits take many times the average number of steps.
-NARROWING, NARROW_FROM = 4, 16
+#: Fewer lanes than this are not worth a narrower loop, which has to be compiled.
+NARROW_FROM = 16
 
 
 def _in_lanes(width, state: State, loop) -> State:

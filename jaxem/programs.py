@@ -25,6 +25,9 @@ from jaxem.loop import ILL_CONDITIONED, Result, State, Status, not_started
 #: or two to compile, which small data are done in.
 NARROW_WORK = 1 << 17
 
+#: One lane in so many left: time for the narrower loop. In the centred form it is usual that very few go on at all.
+NARROWING, FEW_ARE_ILL = 4, 16
+
 
 class Plan(NamedTuple):
     """What of a fit's options is part of the compiled program.
@@ -137,9 +140,10 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, placem
         problem = problem.opened()
         n_fits, n_lanes = len(state.queue), len(state.index)
         work = n_lanes * (problem.weights.size if problem.model.additive else 1)
-        flag_ill = not getattr(problem, "centred", False) and may_be_ill(problem, state)
-        narrows = n_fits > 1 and work >= NARROW_WORK
-        return loop.iterate(problem, algorithm, state, tol, max_steps, until, flag_ill, narrows)
+        centred = getattr(problem, "centred", False)
+        flag_ill = not centred and may_be_ill(problem, state)
+        narrowing = 0 if n_fits == 1 or work < NARROW_WORK else FEW_ARE_ILL if centred else NARROWING
+        return loop.iterate(problem, algorithm, state, tol, max_steps, until, flag_ill, narrowing)
 
     if placement is None:
         return go_on(problem, state)

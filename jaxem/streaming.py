@@ -242,7 +242,14 @@ def _from_units(model, units, params):
 
 
 _propose = jax.jit(loop.propose)
-_judge = jax.jit(loop.judge, static_argnames="flag_ill")
+
+
+@partial(jax.jit, static_argnames="flag_ill")
+def _judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill):
+    expected = algorithm.expected_gain(problem, lane.params, proposal.params, lane.memory, seen)
+    return loop.judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, tol, max_steps, flag_ill)
+
+
 _halve = jax.jit(loop.halve)
 
 

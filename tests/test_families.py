@@ -535,3 +535,24 @@ def test_noise_over_the_hull(float64):
 def test_a_flat_hull_is_named():
     with pytest.raises(ValueError, match="x: expected two or more columns"):
         jaxem.UniformHull.around(np.ones((10, 2)))
+
+
+@jaxem.model_class
+class Halved(jaxem.Exponential):
+    """An exponential family whose own E-step says something else than the products would."""
+
+    def e_step(self, params, x):
+        step = super().e_step(params, x)
+        return step._replace(log_prob=0.5 * step.log_prob)
+
+
+def test_a_mixture_goes_by_the_e_step_of_its_component():
+    x = np.linspace(0.1, 3, 7, dtype=np.float32)
+    mixture = jaxem.Mixture(jaxem.Exponential(), 2)
+    params = mixture.init(jax.random.key(0), x)
+    ready = mixture.prepare(x)
+    each = mixture.component.e_step(params.components, ready).log_prob + np.log(params.weights)
+    np.testing.assert_allclose(mixture.e_step(params, ready).log_prob, scipy.special.logsumexp(each, 1), rtol=1e-5)
+    halved = jaxem.Mixture(Halved(), 2)
+    each = halved.component.e_step(params.components, ready).log_prob + np.log(params.weights)
+    np.testing.assert_allclose(halved.e_step(params, ready).log_prob, scipy.special.logsumexp(each, 1), rtol=1e-5)

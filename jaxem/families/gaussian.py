@@ -158,18 +158,17 @@ class Gaussian(ExponentialFamily):
             return Features(jnp.concatenate([linear, quadratic]), quadratic[:0])
         return Features(linear, quadratic if weights is None else quadratic @ weights)
 
-    def half_log_det(self, params, lower=None):
-        """Half the log determinant of every covariance: [k], or [] where it is shared. lower: its Cholesky factor."""
+    def half_log_det(self, params):
+        """Half the log determinant of every covariance: [k], or [] where it is shared."""
         if self.shape == "full":
-            return linalg.log_det_lower(linalg.cholesky(params.cov) if lower is None else lower)
+            return -linalg.log_det_lower(self._factors(params))
         logs = 0.5 * jnp.log(params.cov)
         return params.mean.shape[-1] * logs if self.shape == "spherical" else logs.sum(-1)
 
     def coefficients(self, params):
-        mean, d, lower = params.mean, params.mean.shape[-1], None
+        mean, d = params.mean, params.mean.shape[-1]
         if self.shape == "full":
-            lower = linalg.cholesky(params.cov)
-            inverse = linalg.inverse_lower(lower)
+            inverse = self._factors(params)
             precision = jnp.swapaxes(inverse, -1, -2) @ inverse
             linear = (precision @ mean[..., None])[..., 0]
             rows, cols = linalg.tril_indices(d)
@@ -179,7 +178,7 @@ class Gaussian(ExponentialFamily):
             precision = 1 / jnp.where(variance > 0, variance, jnp.nan)
             linear = mean * precision
             quadratic = -0.5 * precision
-        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params, lower)
+        constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params)
         own = [constant[:, None], linear]
         if self.shared:
             return jnp.concatenate(own, 1), quadratic
@@ -204,10 +203,14 @@ class Gaussian(ExponentialFamily):
         means_and_factors = (params.mean, jnp.broadcast_to(factors, (len(params.mean), *factors.shape[-2:])))
         return EStep(None, lax.map(one, means_and_factors).T)
 
+    def weighted_e_step(self, params, log_weights, x):
+        step = self.product_e_step if isinstance(x, Features) else super().weighted_e_step
+        return step(params, log_weights, x)
+
     def _factors(self, params):
         """L^-1 with precision = L^-T L^-1: [..., d, d] full, [..., 1, d] otherwise."""
         if self.shape == "full":
-            return linalg.inverse_lower(linalg.cholesky(params.cov))
+            return linalg.inverse_cholesky(params.cov)
         deviation = jnp.sqrt(jnp.where(params.cov > 0, params.cov, jnp.nan))
         if self.shape == "spherical":
             deviation = jnp.broadcast_to(deviation[..., None], (*deviation.shape, params.mean.shape[-1]))

@@ -116,10 +116,9 @@ class Mixture(Model):
         return self.params_from_units(units, MixtureParams(self._weights(resp.sum(0), None), components))
 
     def e_step(self, params, x):
-        latent, log_prob = self.component.e_step(params.components, x)
         # A component of weight 0 has log weight -inf and takes no row; the mixture's density is what the others give.
-        joint = (log_prob + jnp.log(params.weights)).T
-        resp, log_prob = normalized(joint)
+        latent, joint = self.component.weighted_e_step(params.components, jnp.log(params.weights), x)
+        resp, log_prob = normalized(joint.T)
         resp = resp.T
         return EStep(resp if latent is None else Latent(resp, latent), log_prob)
 
@@ -308,7 +307,6 @@ def normalized(joint):
     # The shift cancels: its derivative, which would compare recomputed numbers for equality, is not needed.
     top = jax.lax.stop_gradient(joint.max(0))
     impossible = jnp.isneginf(top)
-    shift = jnp.where(impossible, 0, top)
-    unnormalized = jnp.exp(joint - shift) + impossible
-    total = unnormalized.sum(0)
-    return unnormalized * (1 / total), jnp.where(impossible, -jnp.inf, shift + jnp.log(total))
+    unnormalized = jnp.exp(joint - jnp.where(impossible, 0, top))
+    total = jnp.where(impossible, 1, unnormalized.sum(0))
+    return unnormalized * (1 / total) + impossible / len(joint), top + jnp.log(total)
