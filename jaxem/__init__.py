@@ -80,7 +80,7 @@ from jaxem.presets import (
     von_mises_fisher_mixture,
     zero_inflated_poisson,
 )
-from jaxem.restarts import Restarts, Screening, fit_restarts, optima
+from jaxem.restarts import Restarts, Screening, fit_restarts, optima, subsampled_starts
 from jaxem.selection import aic, bic, icl, select
 from jaxem.serialization import load, save
 from jaxem.sources import SourceError

@@ -90,6 +90,39 @@ def fit_restarts(
     return Restarts(one_of(fits, best_of(fits)), fits)
 
 
+def subsampled_starts(model, x, key, n_rows, *, n_restarts=64, n_kept=1, weights=None, **options):
+    """The best optima of n_restarts fits of n_rows rows, stacked, as `start` for fits of all rows.
+
+    Where rows are many, restarts belong on few of them: what tells a good optimum from a bad one shows there, and a
+    fit of all rows that begins at it is near its end. The rows are drawn at random without replacement. n_kept: so
+    many different optima are kept, best first; fewer if there are no more. The other arguments are those of
+    `fit_restarts`. x: an array or memmap of rows, or a tuple of them.
+
+    Raises ValueError where n_rows is more than there are.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> starts = jaxem.subsampled_starts(model, x, jax.random.key(0), 100, n_restarts=8)
+    >>> round(float(jaxem.fit_restarts(model, x, jax.random.key(0), start=starts).best.log_lik), 1)
+    -1130.3
+    """
+    n = inputs.n_rows(x)
+    inputs.check_number("n_rows", n_rows, 1, maximum=n, whole=True)
+    inputs.check_number("n_kept", n_kept, 1, whole=True)
+    draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    at = np.sort(draws.choice(n, int(n_rows), replace=False))
+    x, weights = jax.tree.map(lambda leaf: np.asarray(leaf[at]), (x, weights))
+    fits = fit_restarts(model, x, key, n_restarts=n_restarts, weights=weights, **options).all
+    honest = np.isin(fits.status, np.asarray(HONEST)) & np.isfinite(fits.objective)
+    if honest.any():
+        fits = fits._replace(objective=np.where(honest, fits.objective, -np.inf))
+        kept = [each.restarts[0] for each in optima(fits) if np.isfinite(each.objective)][: int(n_kept)]
+    else:
+        kept = [int(best_of(fits))]
+    return jax.tree.map(lambda leaf: leaf[np.asarray(kept)], fits.params)
+
+
 class Screening(NamedTuple):
     """A ladder of short runs: after each of `steps`, only the share `keep` of the fits under way goes on.
 

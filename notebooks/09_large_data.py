@@ -40,7 +40,8 @@ rows.flush()
 
 x = np.load(folder / "rows.npy", mmap_mode="r")
 model = jaxem.gaussian_mixture(k)
-start = jaxem.fit_restarts(model, np.array(x[:2000]), jax.random.key(0), n_restarts=16).best.params
+starts = jaxem.subsampled_starts(model, x, jax.random.key(0), 2_000, n_restarts=16)
+start = jax.tree.map(lambda leaf: leaf[0], starts)
 
 streamed = jaxem.fit_stream(model, x, start, tol=1e-6, chunk_size=1 << 16)
 in_memory = jaxem.fit(model, np.array(x), start, tol=1e-6)
@@ -49,7 +50,7 @@ print(f"from the file {float(streamed.log_lik):.0f}, in memory {float(in_memory.
 print(f"relative difference below 1e-6: {abs(float(streamed.log_lik / in_memory.log_lik) - 1) < 1e-6}")
 
 # %% [markdown]
-# The start came from many fits of a few thousand rows: with large data that is where restarts belong.
+# The start is the best of many fits of a few thousand rows: with large data that is where restarts belong.
 #
 # ## What a source can be
 #

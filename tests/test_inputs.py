@@ -501,7 +501,8 @@ def test_a_query_point_very_far_away(covariance, far):
 
 
 def test_what_rests_on_a_high_floor_is_no_collapse(float64):
-    result = jaxem.fit(jaxem.gaussian_mixture(K, "tied", floor=0.5), X, start_of("tied"))
+    start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start_of("tied"))
+    result = jaxem.fit(jaxem.gaussian_mixture(K, "tied", floor=0.5), X.astype(np.float64), start)
     history = np.asarray(result.history)[: int(result.n_steps)]
     assert result.converged
     assert (np.diff(history) >= -1e-12 * abs(history[-1])).all()
