@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import json
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def parse(arguments):
     )
     parser.add_argument("--only", nargs="+", choices=tuple(QUESTIONS), default=tuple(QUESTIONS), help="some questions")
     parser.add_argument("--repeats", type=int, help="rounds of which the least counts")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that stopped: keep its records")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results", help="folder for JSON and figure"
     )
@@ -68,7 +70,11 @@ def main(arguments=None):
     # Some questions only: a file of their own, not over the answers of a whole run.
     asked = [] if set(options.only) == set(QUESTIONS) else sorted(options.only)
     path = options.out / f"{'-'.join([options.size, *asked])}.json"
+    if options.resume and path.exists() and not (kept := json.loads(path.read_text()))["complete"]:
+        found = {**kept, "resumed": True}
     for number, case in enumerate(cases, 1):
+        if number <= len(found["records"]):
+            continue
         print(f"[{number}/{len(cases)}] {case.question}: {case.problem}", file=sys.stderr, flush=True)
         found["records"].append(run(case, repeats))
         # After every case, so that one which fails takes nothing with it.
@@ -84,6 +90,7 @@ def run(case, repeats):
     """One case as a dict; float64 only where the case asks for it."""
     with jax.enable_x64(True) if case.dtype == "float64" else contextlib.nullcontext():
         found = case.run(repeats=repeats)
+    jax.clear_caches()  # compiled programs hold memory maps, of which a process may have so many
     targets = [{**target._asdict(), "met": target.met(found.values)} for target in found.targets]
     return {
         "question": case.question,

@@ -105,4 +105,6 @@ def _one(covariance, n, d, k, seed, repeats):
     rival = ScikitLearn(x, start, covariance)
     calls["scikit-learn"] = lambda: rival.fit(steps["plain EM"])
     # One round after the one that compiles: each is hundreds or thousands of steps.
-    return {"seconds": alternate(calls, 1), "steps": steps, "looks": looks, "end_per_row": ends}
+    times = alternate(calls, 1)
+    jax.clear_caches()
+    return {"seconds": times, "steps": steps, "looks": looks, "end_per_row": ends}
