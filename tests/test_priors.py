@@ -129,7 +129,7 @@ def test_the_mode_of_a_prior_is_where_it_says(float64, name):
     assert model.expected_log_joint(params, stats) >= model.expected_log_joint(other, stats)
 
 
-@pytest.mark.parametrize("covariance", ["diag"])
+@pytest.mark.parametrize("covariance", ["tied", "diag"])
 def test_strength_zero_changes_nothing(dtype, covariance):
     x = np.asarray(jaxem.datasets.old_faithful(), dtype)
     plain = jaxem.gaussian_mixture(2, covariance)
