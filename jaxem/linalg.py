@@ -84,20 +84,6 @@ def _cholesky_by_columns(a):
     return lax.fori_loop(0, d, column, (a, jnp.zeros_like(a)))[1]
 
 
-def _inverse_by_columns(low):
-    """Forward elimination, one column a step, for the whole batch at once."""
-    d = low.shape[-1]
-
-    def column(j, inverse):
-        own = lax.dynamic_index_in_dim(low, j, -1, keepdims=False)
-        row = lax.dynamic_index_in_dim(inverse, j, -2, keepdims=False)
-        row = row / lax.dynamic_slice_in_dim(own, j, 1, -1)
-        below = jnp.where(jnp.arange(d) > j, own, 0)
-        return lax.dynamic_update_index_in_dim(inverse - below[..., :, None] * row[..., None, :], row, j, -2)
-
-    return lax.fori_loop(0, d, column, jnp.broadcast_to(jnp.eye(d, dtype=low.dtype), low.shape))
-
-
 def _inverse_cholesky_by_columns(a):
     """Elimination of [a, I], which leaves [L^T, L^-1]: both in one loop."""
     d = a.shape[-1]
@@ -126,9 +112,8 @@ def _lower_of_blocks(first, below, second):
 
 def _cholesky_by_blocks(a):
     first, below, second = _in_halves(a)
-    first = cholesky(first)
-    below = _product(below, jnp.swapaxes(inverse_lower(first), -1, -2))
-    return _lower_of_blocks(first, below, cholesky(second - _product(below, jnp.swapaxes(below, -1, -2))))
+    below = _product(below, jnp.swapaxes(inverse_cholesky(first), -1, -2))
+    return _lower_of_blocks(cholesky(first), below, cholesky(second - _product(below, jnp.swapaxes(below, -1, -2))))
 
 
 def _inverse_cholesky_by_blocks(a):
@@ -136,12 +121,6 @@ def _inverse_cholesky_by_blocks(a):
     first = inverse_cholesky(first)
     below = _product(below, jnp.swapaxes(first, -1, -2))
     second = inverse_cholesky(second - _product(below, jnp.swapaxes(below, -1, -2)))
-    return _lower_of_blocks(first, -_product(_product(second, below), first), second)
-
-
-def _inverse_by_blocks(low):
-    first, below, second = _in_halves(low)
-    first, second = inverse_lower(first), inverse_lower(second)
     return _lower_of_blocks(first, -_product(_product(second, below), first), second)
 
 
@@ -160,24 +139,10 @@ def cholesky(a):
 def _(primals, tangents):
     """dL = L lower(L^-1 dA L^-T), the diagonal halved; Murray (2016), equation (8)."""
     lower, change = cholesky(*primals), jnp.tril(tangents[0])
-    inverse = inverse_lower(lower)
+    inverse = inverse_cholesky(primals[0])
     change = change + jnp.swapaxes(jnp.tril(change, -1), -1, -2)
     inner = jnp.tril(_product(_product(inverse, change), jnp.swapaxes(inverse, -1, -2)))
     return lower, _product(lower, inner - 0.5 * jnp.eye(lower.shape[-1], dtype=lower.dtype) * inner)
-
-
-@jax.custom_jvp
-def inverse_lower(lower):
-    """Inverse of a lower triangular [..., d, d]."""
-    d = lower.shape[-1]
-    by_size = _inverse_unrolled if d <= UNROLLED_SIZE else _inverse_by_columns if d <= BLOCK else _inverse_by_blocks
-    return by_size(lower)
-
-
-@inverse_lower.defjvp
-def _(primals, tangents):
-    inverse = inverse_lower(*primals)
-    return inverse, -_product(_product(inverse, jnp.tril(tangents[0])), inverse)
 
 
 @jax.custom_jvp

@@ -273,10 +273,9 @@ def _jointly(mean, cov, x):
     noise = jnp.zeros((), cov.dtype) if x.noise is None else x.noise if x.noise.ndim == 3 else _diagonal(x.noise)
     # What was not seen gets a row and a column of I: it changes no determinant and meets no residual.
     total = both * (cov + noise) + _diagonal(1 - x.seen)
-    lower = linalg.cholesky(total)
-    inverse = linalg.inverse_lower(lower)
+    inverse = linalg.inverse_cholesky(total)
     y = jnp.einsum("nij,nj->ni", inverse, x.seen * (x.values - mean), precision=PRECISION)
-    log_prob = -0.5 * ((y * y).sum(-1) + x.seen.sum(-1) * LOG_2PI) - linalg.log_det_lower(lower)
+    log_prob = -0.5 * ((y * y).sum(-1) + x.seen.sum(-1) * LOG_2PI) + linalg.log_det_lower(inverse)
     gain = jnp.matmul(inverse, x.seen[:, :, None] * cov, precision=PRECISION)
     expected = mean + jnp.einsum("nij,ni->nj", gain, y, precision=PRECISION)
     left = cov - jnp.einsum("nia,nib->nab", gain, gain, precision=PRECISION)

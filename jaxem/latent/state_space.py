@@ -298,11 +298,11 @@ def _smooth(params, rows, used):
     def update(mean, cov, row, use):
         residual = row - _observed_mean(params, mean)
         root = linalg.cholesky(cov)
-        gained = linalg.cholesky(eye + root.T @ information @ root)
-        half = root @ linalg.inverse_lower(gained).T
+        inverse = linalg.inverse_cholesky(eye + root.T @ information @ root)
+        half = root @ inverse.T
         posterior = half @ half.T
         pull = weighted.T @ residual
-        log_det = 2 * linalg.log_det_lower(gained)
+        log_det = -2 * linalg.log_det_lower(inverse)
         log_prob = -0.5 * (constant + log_det + (residual**2 / params.noise).sum() - pull @ posterior @ pull)
         updated = jnp.where(use, mean + posterior @ pull, mean), jnp.where(use, posterior, cov)
         return updated, jnp.where(use, log_prob, 0)
