@@ -76,6 +76,24 @@ def test_a_jump_out_of_the_parameter_space_is_forgotten(float64):
         assert np.isfinite(float(fit.objective))
 
 
+@pytest.mark.parametrize("algorithm", ACCELERATIONS, ids=lambda each: type(each).__name__)
+def test_a_tight_component_in_float32_ends_where_float64_does(algorithm):
+    """Its precision is too large for the product form: the centred one takes over, and with it plain EM."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(120, 2)), 2 + 0.015 * rng.normal(size=(60, 2))])
+    model = jaxem.gaussian_mixture(2)
+    resp = np.repeat(np.eye(2), [120, 60], 0)
+    ends = []
+    for dtype, each in ((np.float64, jaxem.EM()), (np.float32, algorithm)):
+        with jax.enable_x64(dtype == np.float64):
+            start = model.m_step(resp.astype(dtype), x.astype(dtype))
+            start = start._replace(weights=np.asarray([0.5, 0.5], dtype))
+            fit = jaxem.fit(model, x.astype(dtype), start, algorithm=each, tol=1e-6)
+            assert Status(int(fit.status)) == Status.CONVERGED
+            ends.append(float(fit.log_lik))
+    np.testing.assert_allclose(ends[1], ends[0], rtol=2e-5)
+
+
 def test_two_plain_functions_have_nothing_to_extrapolate():
     model = jaxem.from_steps(lambda p, x: (x, -((x - p) ** 2)), lambda resp, x: resp.mean())
     with pytest.raises(ValueError, match="algorithm: from_steps has no additive statistics"):

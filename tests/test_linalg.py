@@ -10,12 +10,14 @@ from jaxem import linalg
 
 
 @pytest.mark.parametrize("d", [1, 3, 6, 11])
-def test_inverse_cholesky(d):
+@pytest.mark.parametrize("name", ["cholesky", "inverse_cholesky"])
+def test_factors(name, d):
     with jax.enable_x64(True):
         rows = np.random.default_rng(d).normal(size=(2, 3 * d, d))
         matrix = np.einsum("bni,bnj->bij", rows, rows)
-        inverse = jax.jit(linalg.inverse_cholesky)
-        np.testing.assert_allclose(inverse(matrix), np.linalg.inv(np.linalg.cholesky(matrix)), rtol=1e-9, atol=1e-12)
-        symmetric = jax.jit(lambda a: linalg.inverse_cholesky(0.5 * (a + jnp.swapaxes(a, -1, -2))))
+        factor, lower = jax.jit(getattr(linalg, name)), np.linalg.cholesky(matrix)
+        want = lower if name == "cholesky" else np.linalg.inv(lower)
+        np.testing.assert_allclose(factor(matrix), want, rtol=1e-9, atol=1e-12)
+        symmetric = jax.jit(lambda a: factor(0.5 * (a + jnp.swapaxes(a, -1, -2))))
         check_grads(symmetric, (matrix,), order=1, modes=("fwd", "rev"), rtol=1e-4)
-        assert np.isnan(inverse(matrix - np.trace(matrix.sum(0)) * np.eye(d))).any((1, 2)).all()
+        assert np.isnan(factor(matrix - np.trace(matrix.sum(0)) * np.eye(d))).any((1, 2)).all()
