@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxem.hoisting import hoisted
+
 
 def even_chunks(n: int, rows: float) -> int:
     """Rows per chunk, at most `rows` of n; a number that divides n if one is near, so that nothing has to be padded."""
@@ -35,14 +37,16 @@ def first_of(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def scan_sum(function, xs):
-    """Sum of function(*x) over the leading axis, with compensation (Neumaier): the order of chunks leaves no trace."""
-    n_chunks = jax.tree.leaves(xs)[0].shape[0]
-    if n_chunks == 1:
-        return function(*first_of(xs))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: function(*first_of(xs))))
+def scan_sum(function, shared, xs):
+    """Sum of function(shared, x) over the leading axis of xs, with compensation (Neumaier): the order leaves no trace.
 
-    (total, lost), _ = lax.scan(lambda sums, x: (compensated(sums, function(*x)), None), (zeros, zeros), xs)
+    What depends on `shared` alone is computed once.
+    """
+    if jax.tree.leaves(xs)[0].shape[0] == 1:
+        return function(shared, first_of(xs))
+    kept, rest = hoisted(function, shared, first_of(xs))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(rest, kept, first_of(xs)))
+    (total, lost), _ = lax.scan(lambda sums, x: (compensated(sums, rest(kept, x)), None), (zeros, zeros), xs)
     return jax.tree.map(jnp.add, total, lost)
 
 

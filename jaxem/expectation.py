@@ -13,15 +13,8 @@ from jax import lax
 from jaxem import inputs
 from jaxem.chunks import cut_rows, even_chunks, first_of, scan_sum
 from jaxem.devices import summed
+from jaxem.hardware import hardware
 from jaxem.model import Model, pytree_class, static
-
-#: Working set of one chunk, in bytes. Measured on CPU: iterations are fastest while the features of a chunk and its
-#: log densities stay in the last-level cache, and are flat within a factor of two around this.
-CHUNK_BYTES = 6 << 20
-
-#: Rows of a chunk at most: an iteration took twice as long in chunks of 20,000 rows as in chunks of 14,336 (k 16 and
-#: 32 on a CPU).
-MAX_ROWS = 1 << 14
 
 #: A chunk has at least MIN_ROWS rows, so that its vector operations are worth their overhead, unless that takes more
 #: than this: rows that are long sequences do enough work each.
@@ -29,9 +22,6 @@ MIN_ROWS, MIN_ROWS_BYTES = 256, 64 << 20
 
 #: What the E-steps of fits side by side may hold of a single row, before there are fewer fits side by side.
 LANES_BYTES = 512 << 20
-
-#: Above this size the features are recomputed chunk by chunk in every iteration instead of being stored once.
-STORE_BYTES = 512 << 20
 
 
 @pytree_class
@@ -79,7 +69,7 @@ class Problem:
 
     def expectation(self, params):
         """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
-        here = scan_sum(lambda rows, weights: self.sums(rows, weights, params), (self.rows, self.weights))
+        here = scan_sum(lambda params, piece: self.sums(*piece, params), params, (self.rows, self.weights))
         stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 
@@ -122,8 +112,9 @@ def lanes_and_rows(model: Model, x, params, n_lanes: int) -> tuple[int, int]:
     """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
     data, resp = _bytes_per_row(model, x, params)
     n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
-    row = data + 2 * n_lanes * resp
-    rows = max(min(CHUNK_BYTES / row, MAX_ROWS), min(MIN_ROWS, MIN_ROWS_BYTES / row))
+    device = hardware()
+    row = data * device.chunk_has_features + 2 * n_lanes * resp
+    rows = max(min(device.chunk_bytes / row, device.max_rows), min(MIN_ROWS, MIN_ROWS_BYTES / row))
     return n_lanes, even_chunks(inputs.n_rows(x), rows)
 
 
@@ -159,7 +150,7 @@ def stored(problem: Problem) -> Problem:
     """The problem with its rows cut and prepared, unless that is too much to keep."""
     cut = problem.opened()
     shape = jax.eval_shape(lambda rows, w: cut.prepare(first_of(rows), w[0]), cut.rows, cut.weights)
-    if len(cut.weights) * _bytes(shape) > STORE_BYTES:
+    if len(cut.weights) * _bytes(shape) > hardware().store_bytes:
         return problem
     rows = lax.map(lambda piece: cut.prepare(*piece), (cut.rows, cut.weights))
     return dataclasses.replace(cut, rows=rows, prepared=True)
