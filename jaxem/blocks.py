@@ -183,7 +183,8 @@ def _volume(problem, weights):
 
 def _blocks(problem, algorithm, state, tol, max_steps, placement):
     """The states after each block, until every fit has ended."""
-    n = int(np.clip(FIRST_WORK / work_of_state(problem, algorithm, state), 1, FIRST_BLOCK))
+    work = work_of_state(problem, algorithm, state)
+    n = int(np.clip(FIRST_WORK / (work.data * work.params), 1, FIRST_BLOCK))
     done = _n_iterations(state)
     while host(state.busy).any():
         begun = time.perf_counter()

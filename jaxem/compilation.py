@@ -1,11 +1,12 @@
-"""Small work is compiled in a hurry: what runs for milliseconds need not be optimised for seconds.
+"""How programs are compiled: small work in a hurry, large work for wide vectors. By shapes and dtypes alone.
 
-On CPU most of the time of a first small fit goes into optimising its programs. Those whose work is small are compiled
-without that, in about a quarter of the time; which, is decided by shapes alone, so equal calls run equal programs.
+On CPU most of the time of a first small fit goes into optimising its programs, which what runs for milliseconds does not
+need: small work is compiled without that, in about a quarter of the time. Equal calls run equal programs.
 """
 
 import contextlib
 import functools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,13 +20,36 @@ IN_A_HURRY = {
     "xla_cpu_use_fusion_emitters": False,
 }
 
+#: Vectors as wide as the machine has, where XLA stops at half of that, and sums over an axis in XLA's own loops: its
+#: library for them takes up to 1.6 times as long per iteration (10,000 x 3, k 5), and is faster nowhere.
+FOR_SPEED = {
+    "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+}
+
+#: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many (100,000 x 32
+#: and k 16; 32 fits of 8 components), but 1.2 times it in float64 and 1.7 times it with 4 components.
+FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
+
+VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
+
 #: How much work counts as small: numbers in the data times numbers in the params of all fits. Measured on 2 cores for
 #: full normal mixtures, an iteration compiled in a hurry takes about 0.8 ns more for each: here 0.2 ms.
 SMALL = 1 << 18
 
+#: Numbers in the params of all fits from which components count as many.
+MANY_COLUMNS = 512
+
+
+class Work(NamedTuple):
+    """Numbers in the data, and in the params that meet every one of them."""
+
+    data: float
+    params: float = 1
+
 
 class Program:
-    """`jax.jit(function)`, and the same compiled in a hurry for calls that say how little work they are.
+    """`jax.jit(function)`, and the same with the compiler options that suit the work of a call.
 
     work: (*args) -> how much it is. Under a trace, and where the compiler does not know the options, it is `jax.jit`.
     """
@@ -33,16 +57,27 @@ class Program:
     def __init__(self, function, work, **options):
         functools.update_wrapper(self, function)
         self.work = work
-        self.optimised = jax.jit(function, **options)
-        self.hurried = jax.jit(function, compiler_options=IN_A_HURRY, **options)
+        self.default = jax.jit(function, **options)
+        self.variants = [jax.jit(function, compiler_options=chosen, **options) for chosen in VARIANTS]
 
     def __call__(self, *args, **kwargs):
-        if not inputs.is_traced((args, kwargs)) and self.work(*args, **kwargs) <= SMALL and _can_hurry():
-            # Inside another program, whose constants are no tracers, compiler options are refused. Whatever else is
-            # wrong with the call is said by the second one.
-            with contextlib.suppress(ValueError):
-                return self.hurried(*args, **kwargs)
-        return self.optimised(*args, **kwargs)
+        if not inputs.is_traced((args, kwargs)):
+            variant = _variant(self.work(*args, **kwargs), args)
+            if _known(variant):
+                # Inside another program, whose constants are no tracers, compiler options are refused. Whatever else
+                # is wrong with the call is said by the second one.
+                with contextlib.suppress(ValueError):
+                    return self.variants[variant](*args, **kwargs)
+        return self.default(*args, **kwargs)
+
+
+def _variant(work: Work, args) -> int:
+    """Which of VARIANTS."""
+    if work.data * work.params <= SMALL:
+        return 0
+    if work.params < MANY_COLUMNS:
+        return 1
+    return 1 if any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args)) else 2
 
 
 def size(tree) -> int:
@@ -50,17 +85,18 @@ def size(tree) -> int:
     return sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree))
 
 
-def work_of_arguments(*args, **kwargs) -> int:
+def work_of_arguments(*args, **kwargs) -> Work:
     """That of a function which runs once over its arguments, with a few operations for each number."""
-    return 4 * size((args, kwargs))
+    return Work(4 * size((args, kwargs)))
 
 
 @functools.cache
-def _can_hurry() -> bool:
+def _known(variant) -> bool:
+    """Whether the compiler of the default device knows these options."""
     if jax.default_backend() != "cpu":
         return False
     try:
-        jax.jit(lambda: np.int32(0), compiler_options=IN_A_HURRY)()
+        jax.jit(lambda: np.int32(0), compiler_options=VARIANTS[variant])()
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -69,7 +69,7 @@ def fit(
     model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
     start = check_start(model, start, data)
-    starts = jax.tree.map(lambda p: p[None], start)
+    starts = jax.tree.map(lambda p: p[None] if inputs.is_traced(p) else jnp.asarray(np.asarray(p)[None]), start)
     watch = Watch.of(callback, progress, checkpoint)
     return one_of(run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, watch=watch), 0)
 

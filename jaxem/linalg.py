@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxem.hardware import hardware
+
 #: Up to this size a Cholesky factor is written out entry by entry: in a batch of restarts that is a handful of
 #: fused vector operations.
 UNROLLED_SIZE = 4
@@ -128,8 +130,10 @@ def _inverse_cholesky_by_blocks(a):
 def cholesky(a):
     """Lower Cholesky factor of [..., d, d] (the lower triangle is read); NaN where one is not positive definite.
 
-    Not LAPACK's: on a CPU its batches share one thread pool, and two at a time that wait for each other never end.
+    On a CPU not LAPACK's: its batches share one thread pool, and two at a time that wait for each other never end.
     """
+    if hardware().library_factors:
+        return lax.linalg.cholesky(a, symmetrize_input=False)
     d = a.shape[-1]
     by_size = _cholesky_unrolled if d <= UNROLLED_SIZE else _cholesky_by_columns if d <= BLOCK else _cholesky_by_blocks
     return by_size(a)
@@ -149,6 +153,9 @@ def _(primals, tangents):
 def inverse_cholesky(a):
     """L^-1 of symmetric a = L L^T [..., d, d], so that a^-1 = L^-T L^-1; NaN where one is not positive definite."""
     d = a.shape[-1]
+    if hardware().library_factors:
+        eye = jnp.broadcast_to(jnp.eye(d, dtype=a.dtype), a.shape)
+        return lax.linalg.triangular_solve(cholesky(a), eye, left_side=True, lower=True)
     if d <= UNROLLED_SIZE:
         return _inverse_unrolled(_cholesky_unrolled(a))
     return (_inverse_cholesky_by_columns if d <= BLOCK else _inverse_cholesky_by_blocks)(a)

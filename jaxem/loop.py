@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxem.algorithms.em import Outcome, Proposal, choose
 from jaxem.constraints import constrain, unconstrain
+from jaxem.hardware import hardware
 
 
 class Status(enum.IntEnum):
@@ -301,7 +302,7 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_i
     these few go on in a narrower loop: the slowest fits take many times the average number of steps. 0: never.
     """
     widths = [len(state.index)]
-    while narrowing and widths[-1] >= NARROW_FROM:
+    while narrowing and widths[-1] >= hardware().narrow_from:
         widths.append(max(1, widths[-1] // narrowing))
     body = partial(_iteration, problem, algorithm, tol, max_steps, flag_ill)
     for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
@@ -376,10 +377,6 @@ def interrupted(state: State) -> Finished:
     fits = _kept(state.fits, state.lanes, jnp.where(state.busy, state.index, len(state.queue)))
     ended = fits.status >= 0
     return fits._replace(status=jnp.where(ended, fits.status, Status.INTERRUPTED).astype(jnp.int32))
-
-
-#: Fewer lanes than this are not worth a narrower loop, which has to be compiled.
-NARROW_FROM = 16
 
 
 def _in_lanes(width, state: State, loop) -> State:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxem import inputs
 from jaxem.arguments import check_arguments
-from jaxem.compilation import Program, work_of_arguments
+from jaxem.compilation import Program, Work, work_of_arguments
 
 
 class EStep(NamedTuple):
@@ -96,7 +96,7 @@ def model_class(cls):
         if method is not None and not hasattr(method, "compiled"):
             known = [argument for argument in static_names if argument in inspect.signature(method).parameters]
             # What is drawn may be far larger than what it is drawn from.
-            work = work_of_arguments if not known else lambda *args, **kwargs: math.inf
+            work = work_of_arguments if not known else lambda *args, **kwargs: Work(math.inf)
             setattr(cls, name, _checked(method, Program(method, work, static_argnames=known, inline=True)))
     return pytree_class(cls)
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from jaxem import inputs, loop
 from jaxem.chunks import even_chunks, whole_blocks
-from jaxem.compilation import Program, size
+from jaxem.compilation import Program, Work, size
 from jaxem.devices import Placement
 from jaxem.differentiation import attach_derivatives
 from jaxem.expectation import Problem, lanes_and_rows, make_problem
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
-    return 4 * size(x) * (plan.make_starts.n if starts is None else inputs.n_rows(starts))
+    return Work(4 * size(x), plan.make_starts.n if starts is None else inputs.n_rows(starts))
 
 
 @partial(Program, work=_work_of_starts, static_argnames="plan")
@@ -127,9 +127,9 @@ def _on_devices(function, placement: Placement, problem, *states):
     return placement.each(function, (specs, *(placement.of_fits for _ in states)), placement.of_fits)(problem, *states)
 
 
-def work_of_state(problem, algorithm, state, *rest, **named) -> int:
-    """How much an iteration of all fits is: see `compilation.SMALL`."""
-    return size(problem.rows if problem.model.additive else problem.x) * size(state.fits.params)
+def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
+    """How much an iteration of all fits is."""
+    return Work(size(problem.rows if problem.model.additive else problem.x), size(state.fits.params))
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
@@ -200,7 +200,7 @@ def centred_problem(problem: Problem, x, weights, state: State, placement: Place
 
 
 def _work_of_verdict(model, problem, weights, fits, history, plan, n_lanes):
-    return 4 * size((weights, fits))
+    return Work(4 * size((weights, fits)))
 
 
 @partial(Program, work=_work_of_verdict, static_argnames=("plan", "n_lanes"))

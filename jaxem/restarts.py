@@ -11,18 +11,14 @@ from jaxem import inputs
 from jaxem.algorithms.em import EM
 from jaxem.blocks import Watch
 from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, join_labels, one_of, run_fit
+from jaxem.hardware import hardware
 from jaxem.loop import HONEST, Result, Status
 
-#: Fits side by side in the loop, for 256 components in all. More lanes make longer vector operations, but from here
-#: on a fit does not get cheaper, and more lanes stand idle at the end (measured at k = 3 and 8, d = 2 and 8).
-MAX_LANES, MIN_LANES, LANE_COMPONENTS = 128, 8, 256
+#: Fits side by side in the loop at least, however many components they have.
+MIN_LANES = 8
 
 #: Starts look at no more rows than this, drawn at random in proportion to their weights.
 START_ROWS = 20_000
-
-
-#: Starts made side by side hold no more rows than this in all.
-BATCH_ROWS = 1 << 18
 
 
 class Restarts(NamedTuple):
@@ -158,8 +154,9 @@ def _ladder(screening) -> tuple:
 
 def lanes_for(model) -> int:
     """How many fits to run side by side: a number that does not depend on how many there are."""
-    k = getattr(model, "n_components", MAX_LANES)
-    return int(np.clip(LANE_COMPONENTS // k, MIN_LANES, MAX_LANES))
+    device = hardware()
+    k = getattr(model, "n_components", 1)
+    return int(np.clip(device.lane_components // k, MIN_LANES, device.max_lanes))
 
 
 def best_of(fits: Result):
@@ -187,7 +184,7 @@ class StartMaker(NamedTuple):
             x, weights = jax.tree.map(lambda leaf: leaf[drawn], x), jnp.ones(START_ROWS, weights.dtype)
         z = model.to_units(units, x)
         kinds = jnp.asarray(np.resize(self.kinds, self.n))
-        batch = max(1, min(self.n, BATCH_ROWS // inputs.n_rows(z)))
+        batch = max(1, min(self.n, hardware().batch_rows // inputs.n_rows(z)))
         return jax.lax.map(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch_size=batch)
 
 

@@ -15,10 +15,11 @@ from jaxem import inputs
 from jaxem.algorithms.em import EM
 from jaxem.exponential_family import ExponentialFamily, map_components
 from jaxem.fitting import check_data, run_fit
+from jaxem.hardware import hardware
 from jaxem.latent.mixture import Mixture
 from jaxem.loop import Status
 from jaxem.model import Model
-from jaxem.restarts import BATCH_ROWS, START_ROWS, Restarts, best_of, lanes_for
+from jaxem.restarts import START_ROWS, Restarts, best_of, lanes_for
 
 #: Rows times restarts up to which one program for all sizes is the faster way. Measured on CPU: it saves some 5 s of
 #: compiling per size, and its iterations, where all sizes are as wide as the largest, take about 1.7 times as long.
@@ -40,7 +41,7 @@ class SizedStarts(NamedTuple):
             jnp.asarray(np.tile(kinds, len(self.sizes))),
             jnp.asarray(np.repeat(self.sizes, self.n)),
         )
-        batch = max(1, min(len(self.sizes) * self.n, BATCH_ROWS // inputs.n_rows(z)))
+        batch = max(1, min(len(self.sizes) * self.n, hardware().batch_rows // inputs.n_rows(z)))
         return jax.lax.map(lambda each: model.init(each[0], z, weights, *each[1:]), plan, batch_size=batch)
 
 

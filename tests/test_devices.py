@@ -48,14 +48,14 @@ for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-10)):
 # One all-reduce an iteration, in the compiled program.
 rows, weights = jaxem.shard_rows(x, jax.make_mesh((8,), ("rows",)))
 seen = []
-original = programs.iterate.optimised
+original = programs.iterate.default
 def spy(*args, **kwargs):
     seen.append(original.lower(*args, **kwargs).compile().as_text())
     return original(*args, **kwargs)
-kept = programs.iterate.optimised, programs.iterate.hurried
-programs.iterate.optimised = programs.iterate.hurried = spy
+kept = programs.iterate.variants
+programs.iterate.variants = [spy] * len(kept)
 jaxem.fit(model, rows, start, weights=weights, **options)
-programs.iterate.optimised, programs.iterate.hurried = kept
+programs.iterate.variants = kept
 lines = [line for line in seen[0].splitlines() if " all-reduce(" in line or " all-gather(" in line]
 assert len(lines) == 1, lines
 assert "all-to-all" not in seen[0] and "collective-permute" not in seen[0]
