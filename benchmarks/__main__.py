@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import (
+    accuracy,
     fewer_looks,
     first_fit,
     hidden_markov,
@@ -29,6 +30,7 @@ QUESTIONS = {
     "time_to": time_to,
     "fewer_looks": fewer_looks,
     "hidden_markov": hidden_markov,
+    "accuracy": accuracy,
     "large": large,
     "memory": memory,
     "first_fit": first_fit,

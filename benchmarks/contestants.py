@@ -113,10 +113,10 @@ class Floor:
 
     def __init__(self, n, d, k, covariance, dtype):
         f = n_features(d, covariance)
-        rng = np.random.default_rng(0)
-        tall = rng.normal(size=(n, f)).astype(dtype)
-        self.data = jnp.asarray(tall), jnp.asarray(np.ascontiguousarray(tall.T))
-        self.weights = jnp.asarray(0.01 * rng.normal(size=(f, k)).astype(dtype))
+        keys = jax.random.split(jax.random.key(0))
+        tall = jax.random.normal(keys[0], (n, f), dtype)
+        self.data = tall, jax.jit(jnp.transpose)(tall)
+        self.weights = 0.01 * jax.random.normal(keys[1], (f, k), dtype)
 
     def run(self, steps, layout):
         jax.block_until_ready(_bare_products(self.data, self.weights, steps, layout))

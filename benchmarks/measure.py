@@ -13,10 +13,12 @@ from pathlib import Path
 
 import jax
 
+import jaxem
+
 #: Seconds between two contestants: BLAS threads go on spinning for a while after their work, on the next one's cores.
 PAUSE = 0.2
 
-PACKAGES = ("jaxem", "jax", "jaxlib", "numpy", "scipy", "scikit-learn", "gmmx", "hmmlearn")
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "gmmx", "hmmlearn")
 
 
 def seconds(call):
@@ -92,7 +94,7 @@ def machine():
         "system": platform.platform(),
         "python": platform.python_version(),
         "jax_device": f"{device.platform}: {device.device_kind}",
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"jaxem": jaxem.__version__, **{name: _version(name) for name in PACKAGES}},
     }
 
 

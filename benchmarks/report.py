@@ -37,6 +37,8 @@ def _quantity(value, unit):
         return "-"
     if math.isnan(value):
         return "nan"
+    if unit == "relative":
+        return f"{value:.0e}"
     if unit != "s":
         return f"{value:.2f} {unit}"
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
@@ -106,6 +108,8 @@ def draw(report, path):
         "floor": ("|", "#30638e"),
     }
     records = [record for record in report["records"] if styles.keys() & record["values"].keys()][::-1]
+    if not records:
+        return
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.42 * len(records)), layout="constrained")
     for name, (marker, colour) in styles.items():
         points = [(r["values"].get(name, math.nan) / r["values"]["jaxem"], y) for y, r in enumerate(records)]
@@ -132,7 +136,9 @@ def draw(report, path):
     axes.set_xlabel("time (or memory) in multiples of jaxem's")
     axes.spines[["top", "right", "left"]].set_visible(False)
     machine = report["machine"]
-    axes.set_title(f"{machine['cpu']}, {machine['cores']} cores, {report['date']}", fontsize=9, loc="right", pad=16)
+    kind, _, device = machine["jax_device"].partition(": ")
+    where = f"{machine['cpu']}, {machine['cores']} cores" if kind == "cpu" else device
+    axes.set_title(f"{where}, {report['date']}", fontsize=9, loc="right", pad=16)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)

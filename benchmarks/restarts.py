@@ -51,8 +51,9 @@ def run(n, d, k, n_restarts, n_sample, times_sklearn, repeats):
 
     own = {"jaxem": all_restarts, "plain EM": partial(all_restarts, plain)}
     if not n_sample:
-        times, fits = alternate(own, repeats), all_restarts()
-        return Record(times, "s", [], {"lanes_busy": seen["last"].occupancy, "best": float(fits.best.log_lik) / n})
+        times, fits = alternate(own, min(repeats, 2)), all_restarts()
+        notes = {"lanes_busy": seen["last"].occupancy, "best": float(fits.best.log_lik) / n, "algorithm": "SQUAREM"}
+        return Record(times, "s", [], notes)
     starts = all_restarts(max_steps=0).all.params
     sample = np.linspace(0, n_restarts - 1, n_sample).astype(int)
     singles = [ScikitLearn(x, _start(starts, r), "full") for r in sample]

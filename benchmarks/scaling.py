@@ -29,6 +29,8 @@ MOST = {"n": 1.15, "k": 1.15, "restarts": 1.15, "d": 2.15}
 def cases(size):
     if size == "tiny":
         return [_case("k", (2, 4), (500, 2, 0, 1))]
+    if size == "gpu":
+        return [_case("n", (250_000, 500_000, 1_000_000, 2_000_000), (0, 16, 32, 1))]
     return [_case(name, *GROWING[name]) for name in GROWING]
 
 
@@ -42,7 +44,7 @@ def run(name, sizes, rest, repeats):
     times = {}
     for size in sizes:
         n, d, k, restarts = (size if other == name else value for other, value in zip(NAMES, rest, strict=True))
-        few, many = (2, 22) if n * k * d * d < 2e8 else (2, 6)
+        few, many = (2, 22) if n * k * d * d < 2e8 or jax.default_backend() != "cpu" else (2, 6)
         times[size] = per_step({"jaxem": _steps(n, d, k, restarts)}, few, many, repeats)["jaxem"]
     half = len(sizes) // 2
     slope = np.polyfit(np.log(sizes[half:]), np.log([times[size] for size in sizes[half:]]), 1)[0]
