@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -60,6 +61,7 @@ def main(arguments=None):
     if load > 0.5 and options.size != "tiny":
         print(f"The machine is not quiet (load {load}): times of this run say little.", file=sys.stderr)
     cases = [case for name in options.only for case in QUESTIONS[name].cases(options.size)]
+    failed = []
     found = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "size": options.size,
@@ -74,18 +76,28 @@ def main(arguments=None):
     path = options.out / f"{'-'.join([options.size, *asked])}.json"
     if options.resume and path.exists() and not (kept := json.loads(path.read_text()))["complete"]:
         found = {**kept, "resumed": True}
+    done = {(record["question"], record["problem"]) for record in found["records"]}
     for number, case in enumerate(cases, 1):
-        if number <= len(found["records"]):
+        if (case.question, case.problem) in done:
             continue
         print(f"[{number}/{len(cases)}] {case.question}: {case.problem}", file=sys.stderr, flush=True)
-        found["records"].append(run(case, repeats))
+        try:
+            found["records"].append(run(case, repeats))
+        except Exception as error:  # the others still have an answer
+            failed.append(f"{case.question}: {case.problem}: {error!r}")
+            traceback.print_exc()
+            continue
         # After every case, so that one which fails takes nothing with it.
-        report.write_json({**found, "load_after": measure.load(), "complete": number == len(cases)}, path)
+        report.write_json(
+            {**found, "load_after": measure.load(), "complete": number == len(cases) and not failed}, path
+        )
     report.draw(found, path.with_suffix(".png"))
     report.draw_scaling(found, path.with_name(path.stem + "-scaling.png"))
     print(report.table(found["records"]))
     print(f"\n{path}\n{path.with_suffix('.png')}")
-    return 0
+    for line in failed:
+        print(f"FAILED: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def run(case, repeats):

@@ -30,7 +30,7 @@ def cases(size):
     if size == "tiny":
         return [_case("k", (2, 4), (500, 2, 0, 1))]
     if size == "gpu":
-        return [_case("n", (250_000, 500_000, 1_000_000, 2_000_000), (0, 16, 32, 1))]
+        return [_case("n", (250_000, 1_000_000, 4_000_000), (0, 16, 32, 1))]
     return [_case(name, *GROWING[name]) for name in GROWING]
 
 

@@ -1,7 +1,7 @@
 """How programs are compiled: small work in a hurry, large work for wide vectors. By shapes and dtypes alone.
 
-On CPU most of the time of a first small fit goes into optimising its programs, which what runs for milliseconds does not
-need: small work is compiled without that, in about a quarter of the time. Equal calls run equal programs.
+On CPU most of the time of a first small fit goes into optimising its programs, and what runs for milliseconds does not
+need it: small work is compiled without, in about a quarter of the time. Equal calls run equal programs.
 """
 
 import contextlib
