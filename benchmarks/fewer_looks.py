@@ -104,7 +104,6 @@ def _one(covariance, n, d, k, seed, repeats):
     calls = {name: partial(fit, algorithm, steps[name]) for name, algorithm in algorithms().items()}
     rival = ScikitLearn(x, start, covariance)
     calls["scikit-learn"] = lambda: rival.fit(steps["plain EM"])
-    # One round after the one that compiles: each is hundreds or thousands of steps.
-    times = alternate(calls, 1)
+    times = alternate(calls, repeats)
     jax.clear_caches()
     return {"seconds": times, "steps": steps, "looks": looks, "end_per_row": ends}

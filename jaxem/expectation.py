@@ -16,10 +16,6 @@ from jaxem.devices import summed
 from jaxem.hardware import hardware
 from jaxem.model import Model, pytree_class, static
 
-#: A chunk has at least MIN_ROWS rows, so that its vector operations are worth their overhead, unless that takes more
-#: than this: rows that are long sequences do enough work each.
-MIN_ROWS, MIN_ROWS_BYTES = 256, 64 << 20
-
 #: What the E-steps of fits side by side may hold of a single row, before there are fewer fits side by side.
 LANES_BYTES = 512 << 20
 
@@ -108,22 +104,23 @@ def _zeros(expectation, params):
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(expectation, params)[0])
 
 
-def lanes_and_rows(model: Model, x, params, n_lanes: int) -> tuple[int, int]:
+def lanes_and_rows(model: Model, x, params, n_lanes: int, centred=False) -> tuple[int, int]:
     """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
-    data, resp = _bytes_per_row(model, x, params)
+    data, resp = _bytes_per_row(model, x, params, centred)
     n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
     device = hardware()
     row = data * device.chunk_has_features + 2 * n_lanes * resp
-    rows = max(min(device.chunk_bytes / row, device.max_rows), min(MIN_ROWS, MIN_ROWS_BYTES / row))
+    fewest = min(device.min_rows, device.min_rows_bytes / row)
+    rows = min(max(device.chunk_bytes / row, fewest), device.max_rows)
     return n_lanes, even_chunks(inputs.n_rows(x), rows)
 
 
-def _bytes_per_row(model, x, params):
+def _bytes_per_row(model, x, params, centred):
     """(bytes of prepared data, bytes of the E-step of one fit)."""
     n = 1024  # shapes alone: enough that what all rows share counts for little
     sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
     weights = jax.ShapeDtypeStruct((n,), jax.tree.leaves(params)[0].dtype)
-    data = jax.eval_shape(model.prepare, sample, weights)
+    data = jax.eval_shape(lambda rows, weights: model.prepare(rows, weights, centred), sample, weights)
     resp = jax.eval_shape(model.e_step, params, data)
     return max(_bytes(data), 1) / n, max(_bytes(resp), 1) / n
 

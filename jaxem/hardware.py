@@ -7,9 +7,9 @@ import jax
 
 
 class Hardware(NamedTuple):
-    """chunk_bytes: working set of one chunk of rows; max_rows: rows of a chunk at most.
+    """chunk_bytes: working set of one chunk of rows: what an E-step holds of them, and their prepared data where
+    chunk_has_features. min_rows, max_rows: of a chunk; fewer than min_rows only where these take over min_rows_bytes.
 
-    chunk_has_features: whether the chunk's prepared data count in it, beside what an E-step holds of each row.
     store_bytes: above this size prepared data are computed anew in every iteration instead of being stored once.
     lane_components: components of all fits side by side; max_lanes: how many of these at most.
     narrow_from: fewer lanes than this are not worth a narrower loop for the last of them, which has to be compiled.
@@ -19,6 +19,8 @@ class Hardware(NamedTuple):
 
     chunk_bytes: int
     chunk_has_features: bool
+    min_rows: int
+    min_rows_bytes: int
     max_rows: int
     store_bytes: int
     lane_components: int
@@ -30,19 +32,44 @@ class Hardware(NamedTuple):
 
 #: Iterations are fastest while the features of a chunk and its log densities stay in the last-level cache, and are flat
 #: within a factor of two around this; they took twice as long in chunks of 20,000 rows as in chunks of 14,336 (k 16 and
-#: 32). Fits side by side make longer vector operations, but from 256 components on a fit does not get cheaper, and
-#: more lanes stand idle at the end (k 3 and 8, d 2 and 8). The library's factors are out of the question there: its
-#: batches share one thread pool, and two that wait for each other never end.
-CPU = Hardware(6 << 20, True, 1 << 14, 512 << 20, 256, 128, 16, 1 << 18, False)
+#: 32). From min_rows on vector operations are worth their overhead; rows that are long sequences do enough work each.
+#: Fits side by side make longer vector operations, but from 256 components on a fit does not get cheaper, and more
+#: lanes stand idle at the end (k 3 and 8, d 2 and 8). The library's factors are out of the question: its batches share
+#: one thread pool, and two that wait for each other never end.
+CPU = Hardware(
+    chunk_bytes=6 << 20,
+    chunk_has_features=True,
+    min_rows=256,
+    min_rows_bytes=64 << 20,
+    max_rows=1 << 14,
+    store_bytes=512 << 20,
+    lane_components=256,
+    max_lanes=128,
+    narrow_from=16,
+    batch_rows=1 << 18,
+    library_factors=False,
+)
 
-#: Every operation of a loop costs its launch, and a chunk of stored features is copied before it is used: few, large
-#: pieces. On an H100 an iteration of 1,024 fits (10,000 x 8, k 8) took 3.8, 2.3 and 1.8 ms in chunks of 400, 1,250 and
-#: 2,500 rows, one of 1,000,000 x 32, k 64, 9.4, 8.5 and 8.1 ms in chunks of 62,500, 125,000 and 250,000. Per fit, 1,024
-#: side by side took half the time of 256; fewer take hardly less time in all, for that of the launches stays.
-GPU = Hardware(256 << 20, False, 1 << 20, 2 << 30, 8192, 1024, 512, 1 << 24, True)
+#: Every operation of a loop costs its launch: few, large pieces. Measured on an H100 (benchmarks/results/gpu-chunks):
+#: 1,000,000 x 128, k 1024 took 10 ms an iteration in chunks of 8,000 rows and 24 ms in chunks of 125,000, whose log
+#: densities leave the cache; 1,024 fits of 10,000 x 8, k 8 took 3.8 ms in chunks of 400 rows and 1.8 ms in chunks of
+#: 2,500. Sums over a million rows in one float32 product were off by 1e-5, over 65,536 by 2e-6: hence max_rows.
+GPU = Hardware(
+    chunk_bytes=64 << 20,
+    chunk_has_features=False,
+    min_rows=1 << 12,
+    min_rows_bytes=512 << 20,
+    max_rows=1 << 16,
+    store_bytes=2 << 30,
+    lane_components=8192,
+    max_lanes=1024,
+    narrow_from=512,
+    batch_rows=1 << 24,
+    library_factors=True,
+)
 
-#: Shares of a GPU's memory that a chunk's working set and stored features may take, where it says how much it has.
-CHUNK_SHARE, STORE_SHARE = 1 / 64, 1 / 8
+#: Share of a GPU's memory that stored features may take, where it says how much it has.
+STORE_SHARE = 1 / 8
 
 
 def hardware() -> Hardware:
@@ -53,6 +80,4 @@ def hardware() -> Hardware:
 @functools.cache
 def _accelerator() -> Hardware:
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    if memory is None:
-        return GPU
-    return GPU._replace(chunk_bytes=int(CHUNK_SHARE * memory), store_bytes=int(STORE_SHARE * memory))
+    return GPU if memory is None else GPU._replace(store_bytes=int(STORE_SHARE * memory))

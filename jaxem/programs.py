@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxem import inputs, loop
-from jaxem.chunks import even_chunks, whole_blocks
+from jaxem.chunks import whole_blocks
 from jaxem.compilation import Program, Work, size
 from jaxem.devices import Placement
 from jaxem.differentiation import attach_derivatives
@@ -192,10 +192,10 @@ def stop(state: State, placement=None):
 
 def centred_problem(problem: Problem, x, weights, state: State, placement: Placement | None = None) -> Problem:
     """The problem in the centred form. Nothing is stored for it: an iteration prepares its own chunks."""
-    # Rows whose centred copies, one per component and lane, stay in cache.
-    per_row = 2 * size(state.lanes.params) * 4
-    n = inputs.n_rows(x) // (1 if placement is None else placement.mesh.shape[placement.rows])
-    chunk = even_chunks(n, max((4 << 20) // per_row, 64))
+    n_devices = 1 if placement is None else placement.mesh.shape[placement.rows]
+    here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // n_devices, *leaf.shape[1:]), leaf.dtype), x)
+    first = jax.tree.map(lambda leaf: leaf[0], state.lanes.params)
+    _, chunk = lanes_and_rows(problem.model, here, first, len(state.index), centred=True)
     return dataclasses.replace(problem, rows=x, weights=weights, chunk=chunk, prepared=False, centred=True)
 
 
