@@ -20,6 +20,10 @@ from jaxem.model import Model, pytree_class, static
 LANES_BYTES = 512 << 20
 
 
+#: Rows of a chunk from which it matters how they lie in the cache (see `Hardware.odd_lines`).
+LONG = 512
+
+
 @pytree_class
 class Problem:
     """A model and its data, ready for iterating.
@@ -111,8 +115,14 @@ def lanes_and_rows(model: Model, x, params, n_lanes: int, centred=False) -> tupl
     device = hardware()
     row = data * device.chunk_has_features + 2 * n_lanes * resp
     fewest = min(device.min_rows, device.min_rows_bytes / row)
-    rows = min(max(device.chunk_bytes / row, fewest), device.max_rows)
-    return n_lanes, even_chunks(inputs.n_rows(x), rows)
+    rows = even_chunks(inputs.n_rows(x), min(max(device.chunk_bytes / row, fewest), device.max_rows))
+    return n_lanes, _odd_lines(rows) if device.odd_lines and rows >= LONG else rows
+
+
+def _odd_lines(rows: int) -> int:
+    """`rows`, or a few more (of weight 0), so that a feature of all of them takes an odd number of 64-byte lines."""
+    lines = -(-rows // 16)
+    return 16 * (lines + 1 - lines % 2)
 
 
 def _bytes_per_row(model, x, params, centred):

@@ -10,6 +10,7 @@ class Hardware(NamedTuple):
     """chunk_bytes: working set of one chunk of rows: what an E-step holds of them, and their prepared data where
     chunk_has_features. min_rows, max_rows: of a chunk; fewer than min_rows only where these take over min_rows_bytes.
 
+    odd_lines: whether the rows of a chunk fill an odd number of cache lines.
     store_bytes: above this size prepared data are computed anew in every iteration instead of being stored once.
     lane_components: components of all fits side by side; max_lanes: how many of these at most.
     narrow_from: fewer lanes than this are not worth a narrower loop for the last of them, which has to be compiled.
@@ -22,6 +23,7 @@ class Hardware(NamedTuple):
     min_rows: int
     min_rows_bytes: int
     max_rows: int
+    odd_lines: bool
     store_bytes: int
     lane_components: int
     max_lanes: int
@@ -33,6 +35,7 @@ class Hardware(NamedTuple):
 #: Iterations are fastest while the features of a chunk and its log densities stay in the last-level cache, and are flat
 #: within a factor of two around this; they took twice as long in chunks of 20,000 rows as in chunks of 14,336 (k 16 and
 #: 32). From min_rows on vector operations are worth their overhead; rows that are long sequences do enough work each.
+#: Where features lie 4,096 bytes or a multiple apart they share sets of the cache, and products take twice as long.
 #: Fits side by side make longer vector operations, but from 256 components on a fit does not get cheaper, and more
 #: lanes stand idle at the end (k 3 and 8, d 2 and 8). The library's factors are out of the question: its batches share
 #: one thread pool, and two that wait for each other never end.
@@ -42,6 +45,7 @@ CPU = Hardware(
     min_rows=256,
     min_rows_bytes=64 << 20,
     max_rows=1 << 14,
+    odd_lines=True,
     store_bytes=512 << 20,
     lane_components=256,
     max_lanes=128,
@@ -53,13 +57,15 @@ CPU = Hardware(
 #: Every operation of a loop costs its launch: few, large pieces. Measured on an H100 (benchmarks/results/gpu-chunks):
 #: 1,000,000 x 128, k 1024 took 10 ms an iteration in chunks of 8,000 rows and 24 ms in chunks of 125,000, whose log
 #: densities leave the cache; 1,024 fits of 10,000 x 8, k 8 took 3.8 ms in chunks of 400 rows and 1.8 ms in chunks of
-#: 2,500. Sums over a million rows in one float32 product were off by 1e-5, over 65,536 by 2e-6: hence max_rows.
+#: 2,500. In float32 a log-likelihood was off by 1e-5, relative, where products sum over a million rows, and by 2e-6
+#: where they sum over 65,536: hence max_rows, though 1,000,000 x 32, k 64 took 5 ms in one piece and takes 9 so.
 GPU = Hardware(
     chunk_bytes=64 << 20,
     chunk_has_features=False,
     min_rows=1 << 12,
     min_rows_bytes=512 << 20,
     max_rows=1 << 16,
+    odd_lines=False,
     store_bytes=2 << 30,
     lane_components=8192,
     max_lanes=1024,

@@ -1,6 +1,7 @@
 """The program: what it prints, what it draws, and one line for every bad input."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -25,8 +26,16 @@ def folder(tmp_path, monkeypatch):
 
 def test_without_a_file_it_fits_old_faithful(folder):
     arguments = ["--k", "1-2", "--restarts", "4", "--covariance", "tied"]
-    done = subprocess.run([sys.executable, "-m", "jaxem", *arguments], capture_output=True, text=True, timeout=500)
+    known = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxem", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**known, "XDG_CACHE_HOME": str(folder / "cache")},
+    )
     assert done.returncode == 0, done.stderr
+    assert any((folder / "cache" / "jaxem").iterdir()), "compiled programs are kept for the next time"
     assert "Old Faithful: 272 rows of eruption (min), waiting (min)" in done.stdout
     table = [line.split() for line in done.stdout.splitlines() if " tied " in line]
     assert table[0][:5] == ["*", "tied", "2", "8", "-1140.187"]
