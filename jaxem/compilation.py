@@ -27,8 +27,9 @@ FOR_SPEED = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
 
-#: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many (100,000 x 32
-#: and k 16; 32 fits of 8 components), but 1.2 times it in float64 and 1.7 times it with 4 components.
+#: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features few
+#: (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), as long with 153 features, 1.1 times it with
+#: 561, and 1.2 times it in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
@@ -37,15 +38,17 @@ VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
 #: full normal mixtures, an iteration compiled in a hurry takes about 0.8 ns more for each: here 0.2 ms.
 SMALL = 1 << 18
 
-#: Numbers in the params of all fits from which components count as many.
-MANY_COLUMNS = 512
+#: Numbers in the params of all fits from which components count as many, and numbers per row up to which features count
+#: as few.
+MANY_COLUMNS, FEW_FEATURES = 512, 128
 
 
 class Work(NamedTuple):
-    """Numbers in the data, and in the params that meet every one of them."""
+    """Numbers in the data, in the params that meet every one of them, and in a row of the data."""
 
     data: float
     params: float = 1
+    row: float = 1
 
 
 class Program:
@@ -75,7 +78,7 @@ def _variant(work: Work, args) -> int:
     """Which of VARIANTS."""
     if work.data * work.params <= SMALL:
         return 0
-    if work.params < MANY_COLUMNS:
+    if work.params < MANY_COLUMNS or work.row > FEW_FEATURES:
         return 1
     return 1 if any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args)) else 2
 

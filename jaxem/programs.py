@@ -129,7 +129,10 @@ def _on_devices(function, placement: Placement, problem, *states):
 
 def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
     """How much an iteration of all fits is."""
-    return Work(size(problem.rows if problem.model.additive else problem.x), size(state.fits.params))
+    if not problem.model.additive:
+        return Work(size(problem.x), size(state.fits.params))
+    data = size(problem.rows)
+    return Work(data, size(state.fits.params), data / problem.weights.size)
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
