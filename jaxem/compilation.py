@@ -27,9 +27,9 @@ FOR_SPEED = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
 
-#: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features few
-#: (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), as long with 153 features, 1.1 times it with
-#: 561, and 1.2 times it in float64.
+#: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features
+#: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), the same time with 153 features, 1.1
+#: times it with 561, and 1.2 times it in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
