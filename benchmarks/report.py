@@ -130,6 +130,7 @@ def draw(report, path):
     axes.annotate("jaxem", (1, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_yticks(range(len(records)), [f"{r['question']}\n{r['problem']}" for r in records], fontsize=8)
     axes.set_ylim(-0.6, len(records) - 0.3)
     axes.grid(axis="x", which="both", alpha=0.25)

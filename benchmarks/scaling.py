@@ -44,7 +44,7 @@ def run(name, sizes, rest, repeats):
     times = {}
     for size in sizes:
         n, d, k, restarts = (size if other == name else value for other, value in zip(NAMES, rest, strict=True))
-        few, many = (2, 22) if n * k * d * d < 2e8 or jax.default_backend() != "cpu" else (2, 6)
+        few, many = (2, 82) if n * k * d * d < 1e6 else (2, 22)
         times[size] = per_step({"jaxem": _steps(n, d, k, restarts)}, few, many, repeats)["jaxem"]
     half = len(sizes) // 2
     slope = np.polyfit(np.log(sizes[half:]), np.log([times[size] for size in sizes[half:]]), 1)[0]
