@@ -69,7 +69,7 @@ class Problem:
 
     def expectation(self, params):
         """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
-        here = scan_sum(lambda params, piece: self.sums(*piece, params), params, (self.rows, self.weights))
+        here = scan_sum(lambda params, piece: self.sums(piece[0], piece[1], params), params, (self.rows, self.weights))
         stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 

@@ -5,10 +5,11 @@ scan over chunks it would do so for every chunk. No model has to say what they a
 """
 
 import jax
+from jax.core import eval_jaxpr
 from jax.extend.core import Literal
 
-#: A result is kept for all chunks if it holds at most so many times the numbers that it was made from: factors and
-#: features of params do, but not what is as long as a chunk, which costs more to read than to make.
+#: A result is kept for all chunks if it holds at most so many times the numbers that the shared values hold: factors of
+#: params do, but not what is as long as a chunk, which costs more to read than to make.
 GROWTH = 8
 
 
@@ -35,9 +36,9 @@ def hoisted(function, shared, example):
     needed = list(dict.fromkeys(var for var in used if not isinstance(var, Literal) and var in known))
     first = jaxpr.replace(eqns=before, outvars=needed)
     second = jaxpr.replace(eqns=after, constvars=[], invars=[*needed, *jaxpr.invars[len(leaves) :]])
-    kept = jax.core.eval_jaxpr(first, closed.consts, *leaves, *jax.tree.leaves(example))
+    kept = eval_jaxpr(first, closed.consts, *leaves, *jax.tree.leaves(example))
 
     def rest(kept, x):
-        return jax.tree.unflatten(structure, jax.core.eval_jaxpr(second, [], *kept, *jax.tree.leaves(x)))
+        return jax.tree.unflatten(structure, eval_jaxpr(second, [], *kept, *jax.tree.leaves(x)))
 
     return kept, rest
