@@ -28,7 +28,7 @@ BLOCK_SECONDS = 0.2
 
 #: Iterations of the first block at most, fewer where they are more work than FIRST_WORK (numbers in the data times
 #: numbers in the params); and how much longer a block may be than the last.
-FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 16, 1 << 30, 8
+FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 128, 1 << 28, 8
 
 
 class Progress(NamedTuple):
@@ -160,8 +160,8 @@ def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, p
             if stage < len(ladder):
                 ended, chosen = screen(state, ladder[stage][1])
             else:
-                chosen = state.fits.status == ILL_CONDITIONED
-                if centred or not host(chosen).any():
+                chosen = host(state.fits.status) == ILL_CONDITIONED
+                if centred or not chosen.any():
                     break
                 form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
             # Both at once: wherever an interrupt comes, they belong together.
@@ -185,15 +185,12 @@ def _blocks(problem, algorithm, state, tol, max_steps, placement):
     """The states after each block, until every fit has ended."""
     work = work_of_state(problem, algorithm, state)
     n = int(np.clip(FIRST_WORK / (work.data * work.params), 1, FIRST_BLOCK))
-    done = _n_iterations(state)
-    while host(state.busy).any():
+    busy = True  # else the first block makes no iteration: cheaper than to wait for what comes before it
+    while busy:
         begun = time.perf_counter()
-        until = jnp.int32(done + n)
-        state = jax.block_until_ready(
-            iterate(problem, algorithm, state, tol, max_steps, until=until, placement=placement)
-        )
+        state = iterate(problem, algorithm, state, tol, max_steps, at_most=np.int32(n), placement=placement)
+        busy = (host(state.index) >= 0).any()
         yield state
-        done = _n_iterations(state)
         if jax.process_count() == 1:
             n = int(np.clip(n * BLOCK_SECONDS / (time.perf_counter() - begun), 1, BLOCK_GROWTH * n))
         # Else all processes have to agree on what a block is, and each has its own clock.

@@ -219,7 +219,7 @@ class ExponentialFamily(Family):
 
     def sufficient_statistics(self, resp, x, weights):
         features = self.prepare(x)
-        sums = jnp.dot(weights.T, features.own.T, precision=PRECISION)
+        sums = weighted_sums(features.own, weights)
         common = features.common
         if common.ndim == 2:
             common = jnp.dot(common, weights.sum(-1), precision=PRECISION)
@@ -242,6 +242,14 @@ class ExponentialFamily(Family):
 
     def expected_log_joint(self, params, stats):
         return expected_logits(*self.coefficients(params), stats)
+
+
+def weighted_sums(features, weights):
+    """The sums over rows [k, f] of features [f, n] with weights [n, k]."""
+    sums = jnp.dot(features, weights, precision=PRECISION)
+    # The features first: products that pack the few weights instead take up to 1.6 times as long on a CPU. Without
+    # the barrier the compiler would turn the product around to save itself the transposition of a small result.
+    return lax.optimization_barrier(sums).T
 
 
 def expected_logits(own, common, stats):

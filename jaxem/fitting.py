@@ -69,9 +69,9 @@ def fit(
     model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
     start = check_start(model, start, data)
-    starts = jax.tree.map(lambda p: p[None] if inputs.is_traced(p) else jnp.asarray(np.asarray(p)[None]), start)
+    starts = jax.tree.map(lambda leaf: leaf[None], start)
     watch = Watch.of(callback, progress, checkpoint)
-    return one_of(run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, watch=watch), 0)
+    return run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, alone=True, watch=watch)
 
 
 def join_labels(model, x, labels):
@@ -189,7 +189,7 @@ def _sound(x, weights):
 
 
 def check_start(model, start, data: Data, batch=False):
-    """`start` as strongly typed arrays of the data's dtype, in the units of its origin (which it may choose)."""
+    """`start` as arrays of the data's dtype, in the units of its origin (which it may choose); on the host, if it is."""
     if inputs.is_traced(start):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
     start = as_params(model, start, "start")
@@ -206,7 +206,7 @@ def check_start(model, start, data: Data, batch=False):
     start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
     if data.origin is not None:
         start = model.params_to_units(data.origin, start)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), data.dtype), start)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(data.dtype), start)
 
 
 def run_fit(
@@ -223,8 +223,12 @@ def run_fit(
     n_lanes=1,
     watch=Watch(),  # noqa: B008  (immutable)
     screening=(),
+    alone=False,
 ) -> Result:
-    """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back."""
+    """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back.
+
+    alone: there is one start, and the result has no axis for it.
+    """
     inputs.check_algorithm(algorithm)
     if algorithm.needs_statistics and not model.additive:
         name = type(algorithm).__name__
@@ -239,9 +243,9 @@ def run_fit(
     if chunk_size is not None:
         here = len(data.weights) // (1 if data.placement is None else data.placement.mesh.shape[data.placement.rows])
         chunk_size = even_chunks(here, int(chunk_size))
-    plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement, screening)
+    plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement, screening, alone)
     inner = model if data.origin is None else model.in_units(data.origin)
-    limits = jnp.asarray(tol, data.dtype), jnp.asarray(max_steps, jnp.int32)
+    limits = inputs.as_number(tol, data.dtype), inputs.as_number(max_steps, np.int32)
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
     if inputs.is_traced(call[:-1]):
         watch.refuse_trace()
@@ -253,7 +257,7 @@ def run_fit(
     result = solve_in_blocks(*call, watch=watch)
     # Cut on the host: slicing on the device would compile a program for every max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
-    if data.placement is not None:
+    if data.placement is not None and not alone:
         # Groups of devices that do restarts of their own have the same number of them each.
         n_fits = plan.make_starts.n if plan.make_starts is not None else inputs.n_rows(starts)
         result = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_fits], result)

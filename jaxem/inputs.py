@@ -197,6 +197,11 @@ def check_number(name, value, minimum, whole=False, exclusive=False, maximum=Non
         raise ValueError(f"{name}: expected {kind} {limits}; got {value!r}")
 
 
+def as_number(value, dtype):
+    """An option as an array [] of `dtype`, on the host unless it is traced."""
+    return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
+
+
 def check_concrete(name, value):
     """A number that sets shapes cannot be traced."""
     if is_traced(value):

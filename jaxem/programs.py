@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxem import inputs, loop
-from jaxem.chunks import whole_blocks
+from jaxem.chunks import first_of, whole_blocks
 from jaxem.compilation import Program, Work, size
 from jaxem.devices import Placement
 from jaxem.differentiation import attach_derivatives
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
     n_history: length of the histories. chunk_size: rows per pass where the user says so. n_lanes: fits side by side.
     make_starts: (model, units, x, weights, key) -> starts, or None where they are given. placement: of the rows.
-    screening: pairs (steps, share of the fits that go on after so many).
+    screening: pairs (steps, share of the fits that go on after so many). alone: one fit, returned without an axis.
     """
 
     n_history: int
@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     make_starts: Any = None
     placement: Placement | None = None
     screening: tuple = ()
+    alone: bool = False
 
 
 def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
@@ -136,8 +137,8 @@ def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
-def iterate(problem, algorithm, state: State, tol, max_steps, until=None, placement=None) -> State:
-    """Go on until every fit has ended, or the loop has made `until` iterations."""
+def iterate(problem, algorithm, state: State, tol, max_steps, at_most=None, placement=None) -> State:
+    """Go on until every fit has ended, or for `at_most` iterations."""
 
     def go_on(problem, state):
         problem = problem.opened()
@@ -146,6 +147,7 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, placem
         centred = getattr(problem, "centred", False)
         flag_ill = not centred and may_be_ill(problem, state)
         narrowing = 0 if n_fits == 1 or work < NARROW_WORK else FEW_ARE_ILL if centred else NARROWING
+        until = None if at_most is None else state.n_iterations + at_most
         return loop.iterate(problem, algorithm, state, tol, max_steps, until, flag_ill, narrowing)
 
     if placement is None:
@@ -228,7 +230,8 @@ def finish(model, problem, weights, fits, history, plan: Plan, n_lanes: int) -> 
         history=history - volume,
         degenerate=degenerate,
     )
-    return result if placement is None else placement.everywhere(result)
+    result = result if placement is None else placement.everywhere(result)
+    return first_of(result) if plan.alone else result
 
 
 def _verdict(problem, fits, n_lanes):
@@ -277,8 +280,9 @@ def solve(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan,
     volume = model.log_volume(units)
     inside, log_lik = attach_derivatives(inner, z, weights, chunk, state.fits.params, state.fits.log_lik, volume)
     log_lik = log_lik - (fixed_weights * problem.model.log_volume(units)).sum()
-    return result._replace(
-        params=jax.vmap(lambda p: model.settle(model.params_from_units(units, p)))(inside),
-        log_lik=log_lik,
-        objective=log_lik + (state.fits.objective - state.fits.log_lik),
-    )
+    found = {
+        "params": jax.vmap(lambda p: model.settle(model.params_from_units(units, p)))(inside),
+        "log_lik": log_lik,
+        "objective": log_lik + (state.fits.objective - state.fits.log_lik),
+    }
+    return result._replace(**(first_of(found) if plan.alone else found))

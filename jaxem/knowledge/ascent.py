@@ -11,9 +11,9 @@ from jaxem import linalg
 #: Levels of damping tried side by side, relative to the curvature of each variable; the first is none but for rounding.
 DAMPING = (0.0, 1e-2, 1.0, 100.0)
 
-#: Promised gains below this share of the function's size are in the range where Newton's method squares the error,
-#: and differences of the function no longer tell which of two points is better.
-LOCAL = 1e-9
+#: Promised gains below this share of the function's size, or so many units of rounding, are in the range where Newton's
+#: method squares the error, and differences of the function no longer tell which of two points is better.
+LOCAL, UNTOLD = 1e-9, 4
 
 #: A promise that shrinks by less than this is rounding.
 STALLED = 0.1
@@ -46,6 +46,8 @@ def climb(function, start):
 
 def _search(function, start):
     size = 1 + jnp.abs(function(start))
+    eps = jnp.finfo(start.dtype).eps
+    nearby = max(LOCAL, UNTOLD * eps)
 
     def height(point):
         return function(point) / size
@@ -55,7 +57,7 @@ def _search(function, start):
         points = state.point + steps
         values = jax.vmap(height)(points)
         values = jnp.where(jnp.isfinite(values), values, -jnp.inf)
-        local = (promise >= 0) & (promise < LOCAL)
+        local = (promise >= 0) & (promise < nearby)
         chosen = jnp.where(local, 0, jnp.argmax(values))
         done = jnp.where(local, ~(promise < STALLED * state.promise), ~(values[chosen] > state.value))
         return _Climb(
@@ -67,7 +69,7 @@ def _search(function, start):
         )
 
     slope = jnp.abs(jax.grad(height)(start)).max()
-    there = slope <= FLAT * jnp.finfo(start.dtype).eps
+    there = slope <= FLAT * eps
     first = _Climb(start, height(start), jnp.asarray(jnp.inf, start.dtype), 0, there)
     return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_STEPS), improve, first).point
 

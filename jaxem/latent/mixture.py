@@ -306,7 +306,7 @@ def normalized(joint):
     """softmax and logsumexp over the leading axis of [k, n]; a row impossible under every component is shared."""
     # The shift cancels: its derivative, which would compare recomputed numbers for equality, is not needed.
     top = jax.lax.stop_gradient(joint.max(0))
-    impossible = jnp.isneginf(top)
-    unnormalized = jnp.exp(joint - jnp.where(impossible, 0, top))
-    total = jnp.where(impossible, 1, unnormalized.sum(0))
-    return unnormalized * (1 / total) + impossible / len(joint), top + jnp.log(total)
+    low = jnp.finfo(joint.dtype).min  # in place of -inf, whose differences are NaN
+    unnormalized = jnp.exp(jnp.maximum(joint, low) - jnp.maximum(top, low))
+    total = unnormalized.sum(0)
+    return unnormalized * (1 / total), top + jnp.log(total)
