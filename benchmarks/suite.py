@@ -2,7 +2,8 @@
 
 - Same data, same start, same dtype, same number of steps (or the same stopping rule); checked after the run.
 - Compilation apart: the first call is not counted, except where the question is the first call.
-- In every round each contestant has one turn, with a pause between; the least of several rounds counts.
+- In every round each contestant has one turn, with a pause between; a turn is one call, or several if they are short;
+  the least of all counts.
 - scikit-learn runs with reg_covar=0, and gmmx too, because jaxem adds nothing to a covariance either.
 """
 

@@ -189,7 +189,7 @@ def _sound(x, weights):
 
 
 def check_start(model, start, data: Data, batch=False):
-    """`start` as arrays of the data's dtype, in the units of its origin (which it may choose); on the host, if it is."""
+    """`start` as arrays of the data's dtype, in the units of its origin (which it may choose)."""
     if inputs.is_traced(start):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
     start = as_params(model, start, "start")
