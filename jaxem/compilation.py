@@ -29,8 +29,8 @@ FOR_SPEED = {
 }
 
 #: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features
-#: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), the same time with 153 features, 1.1
-#: times it with 561, and 1.2 times it in float64.
+#: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), 0.9 of it with 153 features, the same with
+#: 561, and 1.4 times as much in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
@@ -41,7 +41,7 @@ SMALL = 1 << 18
 
 #: Numbers in the params of all fits from which components count as many, and numbers per row up to which features count
 #: as few.
-MANY_COLUMNS, FEW_FEATURES = 512, 128
+MANY_COLUMNS, FEW_FEATURES = 512, 256
 
 
 class Work(NamedTuple):

@@ -244,12 +244,35 @@ class ExponentialFamily(Family):
         return expected_logits(*self.coefficients(params), stats)
 
 
+@jax.custom_jvp
 def weighted_sums(features, weights):
     """The sums over rows [k, f] of features [f, n] with weights [n, k]."""
-    sums = jnp.dot(features, weights, precision=PRECISION)
-    # The features first: products that pack the few weights instead take up to 1.6 times as long on a CPU. Without
-    # the barrier the compiler would turn the product around to save itself the transposition of a small result.
+    return _features_first(features, weights)
+
+
+@weighted_sums.defjvp
+def _(values, tangents):
+    (features, weights), (d_features, d_weights) = values, tangents
+    return weighted_sums(*values), _weights_first(d_features, weights) + _weights_first(features, d_weights)
+
+
+@jax.custom_batching.custom_vmap
+def _features_first(features, weights):
+    """A CPU packs the second operand: where that is the features, it takes up to 1.6 times as long."""
+    sums = lax.dot_general(features, weights.T, (((1,), (1,)), ((), ())), precision=PRECISION)
+    # Else the compiler would turn the product around, to save itself the transposition of a small result.
     return lax.optimization_barrier(sums).T
+
+
+def _weights_first(features, weights):
+    return jnp.dot(weights.T, features.T, precision=PRECISION)
+
+
+@_features_first.def_vmap
+def _(size, batched, features, weights):
+    # Fits side by side have as many weights as there are features, or more.
+    axes = [0 if each else None for each in batched]
+    return jax.vmap(_weights_first, axes)(features, weights), True
 
 
 def expected_logits(own, common, stats):

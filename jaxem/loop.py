@@ -152,10 +152,21 @@ def rounding(objective, total_weight):
 def advance(problem, algorithm, lanes: Lane, fresh, tol, max_steps, flag_ill):
     """One iteration of every lane: propose, look at the data, judge. Returns (lanes, objectives looked at), [l]."""
     proposals = jax.vmap(partial(propose, problem, algorithm))(lanes)
-    seen, log_lik = jax.vmap(partial(algorithm.look, problem))(proposals.params, proposals.memory)
+    seen, log_lik = each(partial(algorithm.look, problem))(proposals.params, proposals.memory)
     expected = expected_gain(problem, algorithm, lanes, proposals, seen, log_lik, tol)
     verdict = jax.vmap(partial(judge, problem, algorithm, tol=tol, max_steps=max_steps, flag_ill=flag_ill))
     return verdict(lanes, proposals, seen, log_lik, expected, fresh)
+
+
+def each(function):
+    """`jax.vmap`, without it where there is one lane only."""
+
+    def of_lanes(*trees):
+        if len(jax.tree.leaves(trees)[0]) > 1:
+            return jax.vmap(function)(*trees)
+        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], trees)))
+
+    return of_lanes
 
 
 def propose(problem, algorithm, lane: Lane) -> Proposal:
