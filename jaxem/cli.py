@@ -22,7 +22,7 @@ from jaxem.selection import rank, select
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
 #: Starts and steps at most of the comparison of algorithms, and rows times starts times steps: some seconds of work.
-COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK = 16, 1000, 50_000_000
+COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK, COMPARED_REPEATS = 16, 500, 50_000_000, 1
 
 #: Without a terminal, a line of progress is written where nothing was for so many seconds.
 SILENCE = 15.0
@@ -230,7 +230,8 @@ def compare(model, x, seed):
     """EM, Adam and L-BFGS from the same few starts; fewer steps where there is much data."""
     n_starts = COMPARED_STARTS if len(x) <= 5000 else 4
     max_steps = int(np.clip(COMPARED_WORK // (len(x) * n_starts), 50, COMPARED_STEPS))
-    return compare_algorithms(model, x, random_rows(model, x, seed, n_starts), max_steps=max_steps)
+    starts = random_rows(model, x, seed, n_starts)
+    return compare_algorithms(model, x, starts, max_steps=max_steps, repeats=COMPARED_REPEATS)
 
 
 def random_rows(model, x, seed, n_starts):

@@ -13,6 +13,7 @@ import optax
 from jaxem import inputs
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
+from jaxem.compilation import Work, compiler_options, size
 from jaxem.fitting import check_data, check_start
 from jaxem.loop import HONEST, Result
 from jaxem.restarts import fit_restarts
@@ -114,9 +115,12 @@ def _fit_all(algorithm, model, x, weights, starts, tol, max_steps):
 def _compiled(algorithms, arguments) -> dict:
     """{name: (program, seconds of tracing and compiling)}; the programs are compiled side by side."""
 
+    _, x, _, starts, _ = arguments
+    options = compiler_options(Work(size(x), size(starts)), x)
+
     def compiled(lowered):
         begun = time.perf_counter()
-        return lowered.compile(), time.perf_counter() - begun
+        return lowered.compile(options), time.perf_counter() - begun
 
     with ThreadPoolExecutor() as pool:
         jobs = {}

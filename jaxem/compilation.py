@@ -29,7 +29,7 @@ FOR_SPEED = {
 }
 
 #: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features
-#: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), 0.9 of it with 153 features, the same with
+#: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), 0.9 with 153 features, all of it with
 #: 561, and 1.4 times as much in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
@@ -67,7 +67,7 @@ class Program:
     def __call__(self, *args, **kwargs):
         if not inputs.is_traced((args, kwargs)):
             variant = _variant(self.work(*args, **kwargs), args)
-            if _known(variant):
+            if variant is not None:
                 # Inside another program, whose constants are no tracers, compiler options are refused. Whatever else
                 # is wrong with the call is said by the second one.
                 with contextlib.suppress(ValueError):
@@ -75,13 +75,25 @@ class Program:
         return self.default(*args, **kwargs)
 
 
-def _variant(work: Work, args) -> int:
-    """Which of VARIANTS."""
+def compiler_options(work: Work, args) -> dict | None:
+    """Those for a program of this work, or None where the compiler does not know them."""
+    variant = _variant(work, args)
+    return None if variant is None else VARIANTS[variant]
+
+
+def _variant(work: Work, args) -> int | None:
+    """Which of VARIANTS; None where the compiler does not know its options."""
     if work.data * work.params <= SMALL:
-        return 0
-    if work.params < MANY_COLUMNS or work.row > FEW_FEATURES:
-        return 1
-    return 1 if any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args)) else 2
+        chosen = 0
+    elif work.params < MANY_COLUMNS or work.row > FEW_FEATURES or _in_float64(args):
+        chosen = 1
+    else:
+        chosen = 2
+    return chosen if _known(chosen) else None
+
+
+def _in_float64(args) -> bool:
+    return any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args))
 
 
 def size(tree) -> int:
