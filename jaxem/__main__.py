@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ def keep_programs():
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxem"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        # Threads that compile the same program find each other's half-written file, and compile it once more.
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
 
 
 if __name__ == "__main__":
