@@ -45,4 +45,4 @@ def test_compiled_as_it_is_meant(arrays, lanes):
     text = jax.jit(function).lower(features, given).compile().as_text()
     assert not re.search(rf"\[[\d,]*{N}[\d,]*\]\S* (transpose|copy)\(", text)
     rows = re.findall(r"= f32\[(\d+),(\d+)\]\S* (?:dot|custom-call)\(", text)
-    assert rows and (int(rows[0][0]) == F) == (lanes is None)
+    assert [int(row[0]) == F for row in rows] == [lanes is None]
