@@ -185,7 +185,9 @@ def _blocks(problem, algorithm, state, tol, max_steps, placement):
     """The states after each block, until every fit has ended."""
     work = work_of_state(problem, algorithm, state)
     n = int(np.clip(FIRST_WORK / (work.data * work.params), 1, FIRST_BLOCK))
-    busy = True  # else the first block makes no iteration: cheaper than to wait for what comes before it
+    if n < FIRST_BLOCK:  # much data: not while what comes before this has its memory too
+        jax.block_until_ready(state)
+    busy = True  # else the first block makes no iteration: cheaper than to look
     while busy:
         begun = time.perf_counter()
         state = iterate(problem, algorithm, state, tol, max_steps, at_most=np.int32(n), placement=placement)

@@ -55,6 +55,10 @@ class Problem:
         rows, weights = cut_rows(self.rows, self.weights, self.chunk)
         return dataclasses.replace(self, rows=rows, weights=weights, chunk=0)
 
+    def of_rows(self, x, weights) -> "Problem":
+        """The problem with x and weights for its rows, unless it has those that it prepared."""
+        return self if self.prepared else dataclasses.replace(self, rows=x, weights=weights)
+
     def prepare(self, rows, weights):
         return self.model.prepare(
             rows if self.units is None else self.model.to_units(self.units, rows), weights, self.centred
@@ -92,6 +96,9 @@ class StepsProblem:
 
     def opened(self):
         return self
+
+    def of_rows(self, x, weights):
+        return dataclasses.replace(self, x=x)
 
     def expectation(self, params):
         resp, log_prob = self.model.e_step(params, self.x)

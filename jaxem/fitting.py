@@ -111,7 +111,8 @@ class Data:
         rows = self.rows
         if self.origin is not None:
             rows = inputs.map_rows(lambda block: self.model.to_units(self.origin, block), rows, self.dtype)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.dtype), rows)
+        self.rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, self.dtype), rows)  # and let go of the others
+        return self.rows
 
 
 def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:

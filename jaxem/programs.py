@@ -50,9 +50,15 @@ def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
     return Work(4 * size(x), plan.make_starts.n if starts is None else inputs.n_rows(starts))
 
 
-@partial(Program, work=_work_of_starts, static_argnames="plan")
 def set_out(model, x, weights, algorithm, starts, key, plan: Plan):
     """(problem, state) of fits from `starts` [r, ...], in the data's units, or from those that the plan makes."""
+    problem, state = _set_out(model, x, weights, algorithm, starts, key, plan)
+    return problem.of_rows(x, weights), state
+
+
+@partial(Program, work=_work_of_starts, static_argnames="plan")
+def _set_out(model, x, weights, algorithm, starts, key, plan: Plan):
+    """`set_out` without the rows as they came: a program would give them back as a copy."""
     with whole_blocks(plan.placement is not None):
         units = model.units(x, weights)
     inner = model.in_units(units)
@@ -61,9 +67,9 @@ def set_out(model, x, weights, algorithm, starts, key, plan: Plan):
     else:
         starts = jax.vmap(lambda p: model.params_to_units(units, p))(starts)
     starts = jax.vmap(inner.settle)(starts)
-    if plan.placement is None:
-        return _begin(inner, x, weights, units, starts, algorithm, plan)
-    return _begin_on_devices(inner, x, weights, units, starts, algorithm, plan)
+    begin = _begin if plan.placement is None else _begin_on_devices
+    problem, state = begin(inner, x, weights, units, starts, algorithm, plan)
+    return problem.of_rows(None, None), state
 
 
 def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None, axis=None):
