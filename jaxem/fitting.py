@@ -104,15 +104,14 @@ class Data:
         self.on_host = not traced and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
         if not traced and model.additive:  # else a padded row would count
             rows, weights = inputs.pad_rows(rows, weights, inputs.bucket(self.n))
-        self.rows, self.weights = rows, jnp.asarray(weights)
+        self.rows, self.weights = rows, inputs.on_device(weights, dtype)
 
     @functools.cached_property
     def x(self):
         rows = self.rows
         if self.origin is not None:
             rows = inputs.map_rows(lambda block: self.model.to_units(self.origin, block), rows, self.dtype)
-        self.rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, self.dtype), rows)  # and let go of the others
-        return self.rows
+        return jax.tree.map(lambda leaf: inputs.on_device(leaf, self.dtype), rows)
 
 
 def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
@@ -258,7 +257,9 @@ def run_fit(
     result = solve_in_blocks(*call, watch=watch)
     # Cut on the host: slicing on the device would compile a program for every max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
-    if data.placement is not None and not alone:
+    if data.placement is not None and alone:
+        result = jax.device_put(jax.tree.map(np.asarray, result))  # off the mesh
+    elif data.placement is not None:
         # Groups of devices that do restarts of their own have the same number of them each.
         n_fits = plan.make_starts.n if plan.make_starts is not None else inputs.n_rows(starts)
         result = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_fits], result)
@@ -269,7 +270,7 @@ def from_origin(model, data, params):
     """Params in the units of data.origin, carried back in float64 on the host and rounded there."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     params = model.params_from_units(data.origin, params)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(data.dtype)), params)
+    return jax.tree.map(lambda leaf: inputs.on_device(np.asarray(leaf), data.dtype), params)
 
 
 def _volume_of_origin(model, data):
@@ -282,7 +283,7 @@ def _from_origin(model, data, result):
     volume = _volume_of_origin(model, data)
 
     def rounded(leaf):
-        return jnp.asarray(np.asarray(leaf).astype(data.dtype))
+        return inputs.on_device(np.asarray(leaf), data.dtype)
 
     moved = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
     if volume:

@@ -202,6 +202,13 @@ def as_number(value, dtype):
     return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
 
+def on_device(leaf, dtype):
+    """A leaf as an array of `dtype` on the device. From the host without a program, of which every shape needs one."""
+    if isinstance(leaf, np.ndarray):
+        return jax.device_put(leaf.astype(dtype, copy=False))
+    return jnp.asarray(leaf, dtype)
+
+
 def check_concrete(name, value):
     """A number that sets shapes cannot be traced."""
     if is_traced(value):

@@ -81,8 +81,8 @@ def fit_sizes(models, x, key, *, n_restarts, weights, algorithm, tol, max_steps)
         own = jax.tree.map(lambda leaf, at=i * n_restarts: leaf[at : at + n_restarts], fits)
         own = _unpadded(model, own, float(n_points))
         best = int(best_of(own))
-        own = jax.tree.map(jnp.asarray, own)
-        every.append(Restarts(jax.tree.map(lambda leaf, at=best: jnp.asarray(np.asarray(leaf)[at]), own), own))
+        # Moved and not converted: a conversion compiles a program for every shape.
+        every.append(Restarts(*jax.device_put((jax.tree.map(lambda leaf, at=best: np.asarray(leaf[at]), own), own))))
     return every
 
 

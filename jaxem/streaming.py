@@ -102,7 +102,7 @@ class Stream:
         self.moved = model if self.origin is None else model.in_units(self.origin)
         self.first = _on_device(self.rounded(sample))
         self.per_row = _leaves_per_row(self.moved, self.first[0])
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, self.dtype), start)
+        start = jax.tree.map(lambda leaf: inputs.on_device(leaf, self.dtype), start)
         self.inner, self.units, self.start = _set_out(self.moved, *self.first, start)
         z = jax.eval_shape(self.inner.to_units, self.units, self.first[0])
         chunk = min(lanes_and_rows(self.inner, z, self.start, 1)[1], source.block_rows)
@@ -169,7 +169,7 @@ class Stream:
                 self.origin, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
             )
             volume = volume + np.float64(self.total) * np.float64(self.model.log_volume(self.origin))
-        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(self.dtype)), params)
+        params = jax.tree.map(lambda leaf: inputs.on_device(np.asarray(leaf), self.dtype), params)
 
         def less(value):
             return jnp.asarray((np.asarray(value, np.float64) - volume).astype(self.dtype))

@@ -35,6 +35,7 @@ for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-10)):
         many = jaxem.fit(model, rows, start, weights=weights, algorithm=algorithm, **options)
         np.testing.assert_allclose(many.log_lik, one.log_lik, rtol=rtol)
         np.testing.assert_allclose(many.history, one.history, rtol=rtol)
+        assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(many))  # to be used with data of one device
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=100 * rtol), many.params, one.params)
     chunked = jaxem.fit(model, rows, start, weights=weights, chunk_size=50, **options)
     np.testing.assert_allclose(chunked.log_lik, one.log_lik, rtol=rtol)
