@@ -6,6 +6,7 @@ need it: small work is compiled without, in about a quarter of the time. Equal c
 
 import contextlib
 import functools
+from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,9 @@ FOR_SPEED = {
     "xla_cpu_prefer_vector_width": 512,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 10):
+    # There some programs end the process with a segmentation fault while they are compiled so.
+    del FOR_SPEED["xla_cpu_experimental_ynn_fusion_type"]
 
 #: Matrix products by the older library too: 0.65 to 0.9 of the time in float32 where components are many and features
 #: few (100,000 x 32, k 16, tied, diagonal, spherical; 32 fits of 8 components), 0.9 with 153 features, all of it with
