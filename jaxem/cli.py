@@ -21,7 +21,8 @@ from jaxem.selection import rank, select
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
-#: Starts and steps at most of the comparison of algorithms, and rows times starts times steps: some seconds of work.
+#: Starts and steps at most of the comparison of algorithms, rows times starts times steps (some seconds of work), and
+#: how often each run is made.
 COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK, COMPARED_REPEATS = 16, 500, 50_000_000, 1
 
 #: Without a terminal, a line of progress is written where nothing was for so many seconds.
