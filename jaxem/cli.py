@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -17,13 +16,13 @@ from jaxem.families.gaussian import STRUCTURES, GaussianParams
 from jaxem.files import Table, read_table
 from jaxem.latent.mixture import MixtureParams
 from jaxem.presets import gaussian_mixture
-from jaxem.selection import rank, select
+from jaxem.selection import select
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
 #: Starts and steps at most of the comparison of algorithms, rows times starts times steps (some seconds of work), and
 #: how often each run is made.
-COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK, COMPARED_REPEATS = 16, 500, 50_000_000, 1
+COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK, COMPARED_REPEATS = 16, 300, 50_000_000, 1
 
 #: Without a terminal, a line of progress is written where nothing was for so many seconds.
 SILENCE = 15.0
@@ -129,12 +128,12 @@ def run(options) -> int:
     with Progress(len(models) + 1) as progress:
         candidates = sweep(models, x, options, progress)
         fitted = time.perf_counter()
-        print(report.candidate_table(candidates))
         chosen = candidates[0]
         if not chosen.honest:
             raise ValueError("every start of every model collapsed or failed: try --covariance diag, or fewer --k")
         params = report.heaviest_first(chosen.model, chosen.best.params)
-        print(f"\nChosen: {_name(chosen.model)}. {chosen.best.message.split(': ', 1)[1].capitalize()}.")
+        print(f"\n{report.ranking(candidates)}")
+        print(f"Chosen: {_name(chosen.model)}. {chosen.best.message.split(': ', 1)[1].capitalize()}.\n")
         print(report.parameters(chosen.model, params, names))
         print(f"\n{report.spread(chosen.restarts.all)[0].upper()}{report.spread(chosen.restarts.all)[1:]}")
         sys.stdout.flush()
@@ -210,21 +209,16 @@ def _name(model):
 
 
 def sweep(models, x, options, progress):
-    """Candidates by BIC. Each covariance compiles a program of its own: threads let them do so side by side."""
-    by_covariance = {}
-    for name, model in models.items():
-        by_covariance.setdefault(name[0], {})[name] = model
+    """Candidates by BIC; a line for each as soon as it is there."""
 
-    def one(group):
-        with jax.enable_x64(True):  # holds for one thread
-            key = jax.random.key(options.seed)
-            return select(group, x, key, n_restarts=options.restarts, callback=lambda _: progress.step())
+    def show(candidate):
+        progress.say(report.candidate_row(candidate))
+        progress.step()
 
-    pool = ThreadPoolExecutor(min(len(by_covariance), os.cpu_count() or 1))
-    try:
-        return rank([c for found in pool.map(one, by_covariance.values()) for c in found], "bic")
-    finally:
-        pool.shutdown(cancel_futures=True)
+    progress.say(report.CANDIDATE_HEAD)
+    candidates = select(models, x, jax.random.key(options.seed), n_restarts=options.restarts, callback=show)
+    print(report.CANDIDATE_KEY)
+    return candidates
 
 
 def compare(model, x, seed):
@@ -268,6 +262,12 @@ class Progress:
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, file=sys.stderr, unit="model", leave=False)
+
+    def say(self, line):
+        """Print a line above the bar, at once."""
+        if self.bar is not None:
+            self.bar.clear()
+        print(line, flush=True)
 
     def step(self):
         self.done += 1

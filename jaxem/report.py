@@ -6,23 +6,33 @@ from jaxem.families.gaussian import GaussianParams
 from jaxem.loop import HONEST, Status
 from jaxem.restarts import optima
 
+#: Head and key of the table of models.
+CANDIDATE_HEAD = (
+    f"{'covariance':<12}{'k':>3}{'params':>8}{'log-lik':>14}{'AIC':>12}{'BIC':>12}{'ICL':>12}  restarts there"
+)
+CANDIDATE_KEY = (
+    "log-lik: the best restart's, in nats; AIC, BIC, ICL: -2 log-lik + penalty, small is good;\n"
+    "restarts there: so many ended at that optimum"
+)
+
 #: Covariance matrices of more columns than this are not printed.
 MAX_PRINTED = 6
 
 
-def candidate_table(candidates, by="bic") -> str:
-    """Models by criterion: one line each."""
-    lines = [
-        f"{'':2}{'covariance':<15}{'k':>3}{'params':>8}{'log-lik':>14}{'AIC':>12}{'BIC':>12}{'ICL':>12}  reached by"
-    ]
-    for i, c in enumerate(candidates):
-        mark = "* " if i == 0 and c.honest else "  "
-        kind, k = c.model.component.covariance, c.model.n_components
-        total = len(np.asarray(c.restarts.all.status))
-        scores = "".join(f"{value:>12.2f}" for value in (c.aic, c.bic, c.icl))
-        note = f"{c.n_reached} of {total}" if c.honest else f"none: {Status(int(c.best.status)).name.lower()}"
-        lines.append(f"{mark}{kind:<15}{k:>3}{c.n_free_params:>8}{float(c.best.log_lik):>14.3f}{scores}  {note}")
-    return "\n".join([*lines, f"* smallest {by.upper()}; criteria are -2 log L + penalty, in nats"])
+def candidate_row(c) -> str:
+    """A model of a sweep in one line."""
+    scores = "".join(f"{value:>12.2f}" for value in (c.aic, c.bic, c.icl))
+    note = f"{c.n_reached} of {len(np.asarray(c.restarts.all.status))}"
+    if not c.honest:
+        note = f"none: {Status(int(c.best.status)).name.lower()}"
+    head = f"{c.model.component.covariance:<12}{c.model.n_components:>3}{c.n_free_params:>8}"
+    return f"{head}{float(c.best.log_lik):>14.3f}{scores}  {note}"
+
+
+def ranking(candidates, shown=5) -> str:
+    """The models of smallest BIC, best first."""
+    best = [(c.model.component.covariance, c.model.n_components, c.bic) for c in candidates[:shown] if c.honest]
+    return "Smallest BIC: " + ", ".join(f"{covariance} {k} ({bic:.2f})" for covariance, k, bic in best)
 
 
 def parameters(model, params, names) -> str:
