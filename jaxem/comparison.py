@@ -124,7 +124,7 @@ def _compiled(algorithms, arguments) -> dict:
 
     with ThreadPoolExecutor() as pool:
         jobs = {}
-        for name, algorithm in algorithms.items():
+        for name, algorithm in reversed(algorithms.items()):  # line searches, the longest, are listed last
             begun = time.perf_counter()
             lowered = _fit_all.lower(algorithm, *arguments, jnp.asarray(1, jnp.int32))
             jobs[name] = (time.perf_counter() - begun, pool.submit(compiled, lowered))

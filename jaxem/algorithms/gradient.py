@@ -57,7 +57,7 @@ class Gradient(Algorithm):
             objective = problem.expectation(params)[1] + problem.model.log_prior(params)
             return -objective / problem.total_weight
 
-        return loss
+        return jax.jit(loss)  # a line search calls it in many places: traced once
 
     def init(self, problem, params, nothing):
         free = unconstrain(problem.model, params)
