@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxem import inputs
+from jaxem.chunks import map_in_batches
 from jaxem.loop import Result
 
 #: Rows drawn from the reference where no x is given: two components that differ show it on this many.
@@ -113,7 +114,7 @@ def _align(model, params, reference, x, depth):
     batch = jax.tree.leaves(params)[0].shape[:depth]
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[depth:]), params)
     lanes = max(1, BATCH_ROWS // len(target))
-    orders = jax.lax.map(order_of, flat, batch_size=lanes)
+    orders = map_in_batches(order_of, flat, lanes)
     aligned = jax.vmap(model.permute)(flat, orders)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), Aligned(aligned, orders))
 

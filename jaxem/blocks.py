@@ -12,6 +12,7 @@ finished block, with the status INTERRUPTED for what was still running.
 
 import sys
 import time
+from concurrent.futures import wait
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from jaxem.checkpoints import Checkpoint
 from jaxem.devices import host
 from jaxem.loop import ILL_CONDITIONED, Result, State
-from jaxem.programs import centred_problem, finish, go_on, iterate, screen, set_out, stop, work_of_state
+from jaxem.programs import centred_problem, compile_ahead, finish, go_on, iterate, screen, set_out, stop, work_of_state
 
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
 BLOCK_SECONDS = 0.2
@@ -136,7 +137,10 @@ def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, p
     The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
     then compiled) in the centred form.
     """
+    early, late = compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan)
+    wait(early)
     problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
+    wait(late)
     volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
     watcher = Watcher(watch, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
     state, stage = watcher.resumed((state, np.int32(0)))

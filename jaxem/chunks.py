@@ -33,6 +33,17 @@ def cut_rows(x, weights, chunk):
     return jax.tree.map(cut, x), weights.reshape(n_chunks, chunk)
 
 
+def map_in_batches(function, xs, batch_size):
+    """`lax.map` of at most batch_size at once, in batches of one size: a shorter last one would be compiled as well."""
+    n = jax.tree.leaves(xs)[0].shape[0]
+    n_batches = -(-n // batch_size)
+    size = -(-n // n_batches)
+    extra = n_batches * size - n
+    if extra:
+        xs = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:extra]]), xs)
+    return jax.tree.map(lambda leaf: leaf[:n], lax.map(function, xs, batch_size=size))
+
+
 def first_of(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
 

@@ -37,7 +37,16 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 10):
 #: 561, and 1.4 times as much in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
-VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS)
+#: For what runs once in a fit: compiled in half the time, and up to 1.4 times as slow (starts for 1,000,000 x 8: 0.14 s
+#: after 0.10, compiled in 1.0 s after 1.6).
+ONCE = {
+    **FOR_SPEED,
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_parallel_codegen_split_count": 2,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+VARIANTS = (IN_A_HURRY, FOR_SPEED, FOR_MANY_COLUMNS, ONCE)
 
 #: How much work counts as small: numbers in the data times numbers in the params of all fits. Measured on 2 cores for
 #: full normal mixtures, an iteration compiled in a hurry takes about 0.8 ns more for each: here 0.2 ms.
@@ -49,11 +58,15 @@ MANY_COLUMNS, FEW_FEATURES = 512, 256
 
 
 class Work(NamedTuple):
-    """Numbers in the data, in the params that meet every one of them, and in a row of the data."""
+    """Numbers in the data, in the params that meet every one of them, and in a row of the data.
+
+    once: the program runs a single time in a fit.
+    """
 
     data: float
     params: float = 1
     row: float = 1
+    once: bool = False
 
 
 class Program:
@@ -67,6 +80,16 @@ class Program:
         self.work = work
         self.default = jax.jit(function, **options)
         self.variants = [jax.jit(function, compiler_options=chosen, **options) for chosen in VARIANTS]
+
+    def ahead(self, pool, *args, **kwargs):
+        """(shapes of what a call would return, the future of its compilation by a thread of `pool`).
+
+        Shapes may stand for arrays. A call that comes later finds the program.
+        """
+        variant = _variant(self.work(*args, **kwargs), args)
+        program = self.default if variant is None else self.variants[variant]
+        lowered = program.lower(*args, **kwargs)
+        return lowered.out_info, pool.submit(lowered.compile)
 
     def __call__(self, *args, **kwargs):
         if not inputs.is_traced((args, kwargs)):
@@ -89,6 +112,8 @@ def _variant(work: Work, args) -> int | None:
     """Which of VARIANTS; None where the compiler does not know its options."""
     if work.data * work.params <= SMALL:
         chosen = 0
+    elif work.once:
+        chosen = 3
     elif work.params < MANY_COLUMNS or work.row > FEW_FEATURES or _in_float64(args):
         chosen = 1
     else:

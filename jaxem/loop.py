@@ -313,8 +313,8 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_i
     these few go on in a narrower loop: the slowest fits take many times the average number of steps. 0: never.
     """
     widths = [len(state.index)]
-    while narrowing and widths[-1] >= hardware().narrow_from:
-        widths.append(max(1, widths[-1] // narrowing))
+    if narrowing and widths[0] >= hardware().narrow_from:
+        widths.append(max(1, widths[0] // narrowing))
     body = partial(_iteration, problem, algorithm, tol, max_steps, flag_ill)
     for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
 

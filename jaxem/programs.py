@@ -6,15 +6,17 @@ each device runs the pieces on what it holds.
 """
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxem import inputs, loop
-from jaxem.chunks import first_of, whole_blocks
+from jaxem.chunks import first_of, map_in_batches, whole_blocks
 from jaxem.compilation import Program, Work, size
 from jaxem.devices import Placement
 from jaxem.differentiation import attach_derivatives
@@ -47,7 +49,7 @@ class Plan(NamedTuple):
 
 
 def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
-    return Work(4 * size(x), plan.make_starts.n if starts is None else inputs.n_rows(starts))
+    return Work(4 * size(x), plan.make_starts.n if starts is None else inputs.n_rows(starts), once=True)
 
 
 def set_out(model, x, weights, algorithm, starts, key, plan: Plan):
@@ -70,6 +72,36 @@ def _set_out(model, x, weights, algorithm, starts, key, plan: Plan):
     begin = _begin if plan.placement is None else _begin_on_devices
     problem, state = begin(inner, x, weights, units, starts, algorithm, plan)
     return problem.of_rows(None, None), state
+
+
+#: Fits whose programs have been looked after, by structure, shapes and dtypes.
+_known: set = set()
+
+
+def compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan) -> tuple[list, list]:
+    """Futures of the programs of a fit that is the first of its kind: of `set_out`, and of those after it.
+
+    Tracing is Python's and takes one thread, compiling is not: each is compiled while the next is traced.
+    """
+    arguments = model, x, weights, algorithm, starts, key, plan
+    leaves, structure = jax.tree.flatten(arguments[:-1])
+    kind = structure, plan, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+    # Arrays that somebody put on a device make other programs of what has no place. Other backends were not tried.
+    placed = plan.placement is not None or any(getattr(leaf, "committed", False) for leaf in leaves)
+    if kind in _known or placed or jax.default_backend() != "cpu":
+        return [], []
+    _known.add(kind)
+    pool = ThreadPoolExecutor(3)
+    try:
+        (problem, state), first = _set_out.ahead(pool, *arguments)
+        problem = problem.of_rows(x, weights)
+        at_most = np.int32(1)
+        state, second = iterate.ahead(pool, problem, algorithm, state, tol, max_steps, at_most=at_most, placement=None)
+        n_lanes = len(state.index)
+        _, third = finish.ahead(pool, model, problem, weights, state.fits, state.history, plan, n_lanes)
+    finally:
+        pool.shutdown(wait=False)
+    return [first], [second, third]
 
 
 def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None, axis=None):
@@ -211,7 +243,7 @@ def centred_problem(problem: Problem, x, weights, state: State, placement: Place
 
 
 def _work_of_verdict(model, problem, weights, fits, history, plan, n_lanes):
-    return Work(4 * size((weights, fits)))
+    return Work(4 * size((weights, fits)), once=True)
 
 
 @partial(Program, work=_work_of_verdict, static_argnames=("plan", "n_lanes"))
@@ -250,7 +282,7 @@ def _verdict(problem, fits, n_lanes):
 
     # A pass over the data needs as much memory as in the loop: not more fits at once than there.
     together = n_lanes if model.judged_by_statistics else len(fits.status)
-    degenerate, empty = jax.lax.map(judge, fits.params, batch_size=together)
+    degenerate, empty = map_in_batches(judge, fits.params, together)
 
     def any_of(flags):
         return flags.reshape(len(fits.status), -1).any(1)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxem import inputs
 from jaxem.algorithms.em import EM
 from jaxem.blocks import Watch
+from jaxem.chunks import map_in_batches
 from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data, check_start, join_labels, one_of, run_fit
 from jaxem.hardware import hardware
 from jaxem.loop import HONEST, Result, Status
@@ -185,7 +186,7 @@ class StartMaker(NamedTuple):
         z = model.to_units(units, x)
         kinds = jnp.asarray(np.resize(self.kinds, self.n))
         batch = max(1, min(self.n, hardware().batch_rows // inputs.n_rows(z)))
-        return jax.lax.map(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch_size=batch)
+        return map_in_batches(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch)
 
 
 class Optimum(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxem import inputs
 from jaxem.algorithms.em import EM
+from jaxem.compilation import Program, work_of_arguments
 from jaxem.constraints import n_free_params
 from jaxem.fitting import DEFAULT_MAX_STEPS, DEFAULT_TOL, check_data
 from jaxem.loop import HONEST, Result, Status
@@ -68,7 +69,8 @@ def icl(model, result, x, weights=None):
     value = bic(model, result, x, weights)
     data = check_data(model, x, weights, 0, 0, None)
     params = result.params if data.origin is None else model.params_to_units(data.origin, result.params)
-    return value + 2 * _entropy(model, params, data.x, data.weights)
+    params = jax.tree.map(lambda leaf: leaf[None], params)
+    return value + 2 * _entropies(model, params, data.x, data.weights)[0]
 
 
 def _deviance(result):
@@ -77,14 +79,13 @@ def _deviance(result):
     return -2 * result.log_lik
 
 
-@jax.jit
 def _entropy(model, params, x, weights):
     """Total entropy of the responsibilities, in nats."""
     entropy = model.assignment_entropy(model.e_step(params, x).resp)
     return jnp.where(weights > 0, weights * entropy, 0).sum()
 
 
-_entropies = jax.jit(jax.vmap(_entropy, in_axes=(None, 0, None, None)))
+_entropies = Program(jax.vmap(_entropy, in_axes=(None, 0, None, None)), work_of_arguments)
 
 
 class Candidate(NamedTuple):

@@ -1,5 +1,8 @@
 """Compiler options change how long a call takes, and nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from small_data import groups
 import jaxem
 from jaxem import compilation
 from jaxem.compilation import FEW_FEATURES, MANY_COLUMNS, SMALL, Program, Work
+from jaxem.testing import count_compilations
 
 LARGE = Work(2 * SMALL, MANY_COLUMNS, FEW_FEATURES)
 
@@ -20,6 +24,8 @@ LARGE = Work(2 * SMALL, MANY_COLUMNS, FEW_FEATURES)
         (LARGE, np.float64, 1),
         (LARGE._replace(params=MANY_COLUMNS - 1), np.float32, 1),
         (LARGE._replace(row=FEW_FEATURES + 1), np.float32, 1),
+        (LARGE._replace(once=True), np.float64, 3),
+        (Work(SMALL, once=True), np.float64, 0),
     ],
 )
 def test_options_go_by_shapes_and_dtypes(work, dtype, variant):
@@ -41,10 +47,37 @@ def test_answers_do_not_depend_on_options(variant, monkeypatch):
 
 
 def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(compilation, "VARIANTS", ({"no_such_option": True},) * 3)
+    monkeypatch.setattr(compilation, "VARIANTS", ({"no_such_option": True},) * 4)
     compilation._known.cache_clear()
     try:
         program = Program(lambda x: x + 1, work=lambda x: LARGE)
         assert int(program(jnp.int32(1))) == 2
     finally:
         compilation._known.cache_clear()
+
+
+def test_programs_compiled_ahead_are_those_that_are_called():
+    def fit():
+        counts = np.abs(groups(173, 3)[:, 0]).round()
+        start = jaxem.MixtureParams(np.full(13, 1 / 13), jaxem.PoissonParams(np.arange(1.0, 14)))
+        return jaxem.fit(jaxem.poisson_mixture(13), counts, start, max_steps=3)
+
+    with count_compilations() as first:
+        fit()
+    for name in ("_set_out", "iterate", "finish"):
+        assert [name in program for program in first].count(True) == 1, first
+    with count_compilations() as second:
+        fit()
+    assert not second
+
+
+def test_a_program_ahead_says_what_a_call_returns():
+    program = Program(lambda x: {"twice": 2 * x, "sum": x.sum()}, work=lambda x: LARGE)
+    with ThreadPoolExecutor(1) as pool:
+        shapes, compiled = program.ahead(pool, np.ones(3, np.float32))
+    compiled.result()
+    with count_compilations() as compilations:
+        found = program(np.ones(3, np.float32))
+    assert not compilations
+    assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes) == jax.tree.map(lambda a: (a.shape, a.dtype), found)
+    assert float(found["sum"]) == 3

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 from small_data import groups
 
 import jaxem
-from jaxem.chunks import scan_sum
+from jaxem.chunks import map_in_batches, scan_sum
 from jaxem.expectation import make_problem
 from jaxem.hoisting import hoisted
 
@@ -63,6 +63,24 @@ def test_sums_over_chunks_have_derivatives_and_batches():
     check_grads(total, (SHARED["log_scale"],), order=1, modes=("fwd", "rev"), rtol=1e-2)
     many = jnp.stack([SHARED["log_scale"], 2 * SHARED["log_scale"]])
     np.testing.assert_allclose(jax.vmap(total)(many), [total(each) for each in many], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(1, 4), (4, 4), (5, 4), (10, 4), (7, 1)])
+def test_batches_have_one_size(n, batch):
+    """`lax.map` compiles what is mapped a second time where the last batch is shorter."""
+    keys, numbers = jax.random.split(jax.random.key(0), n), jnp.arange(n)
+    traced = []
+
+    def one(each):
+        return jax.random.uniform(each[0]) + each[1]
+
+    def batched(each):
+        traced.append(each)
+        return one(each)
+
+    found = map_in_batches(batched, (keys, numbers), batch)
+    np.testing.assert_array_equal(found, jax.vmap(one)((keys, numbers)))
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])
