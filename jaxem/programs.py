@@ -237,7 +237,7 @@ def centred_problem(problem: Problem, x, weights, state: State, placement: Place
     """The problem in the centred form. Nothing is stored for it: an iteration prepares its own chunks."""
     n_devices = 1 if placement is None else placement.mesh.shape[placement.rows]
     here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // n_devices, *leaf.shape[1:]), leaf.dtype), x)
-    first = jax.tree.map(lambda leaf: leaf[0], state.lanes.params)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.lanes.params)
     _, chunk = lanes_and_rows(problem.model, here, first, len(state.index), centred=True)
     return dataclasses.replace(problem, rows=x, weights=weights, chunk=chunk, prepared=False, centred=True)
 

@@ -182,12 +182,12 @@ def _latent_entropies(models, results, x, weights):
     sizes = [getattr(model, "n_components", 1) for model in models]
     largest = models[int(np.argmax(sizes))]
     data = check_data(largest, x, weights, 0, 0, None)
-    every = [result.params for result in results]
+    every = [jax.tree.map(np.asarray, result.params) for result in results]
     if data.origin is not None:
         every = [model.params_to_units(data.origin, params) for model, params in zip(models, every, strict=True)]
     if len(models) > 1:
         every = [padded(model, params, max(sizes)) for model, params in zip(models, every, strict=True)]
-    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *every)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
     try:
         return np.asarray(_entropies(largest, stacked, data.x, data.weights), np.float64)
     except NotImplementedError:

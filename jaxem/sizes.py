@@ -78,7 +78,8 @@ def fit_sizes(models, x, key, *, n_restarts, weights, algorithm, tol, max_steps)
     starts = {"key": key, "make_starts": SizedStarts(tuple(sizes), n_restarts)}
     fits = run_fit(largest, data, algorithm, tol, max_steps, None, n_lanes=lanes_for(largest), **starts)
     fits = jax.tree.map(np.asarray, fits)
-    n_points = max(data.weights.sum(), (data.weights > 0).sum())
+    used = np.asarray(data.weights)
+    n_points = max(used.sum(), (used > 0).sum())
     every = []
     for i, model in enumerate(models):
         own = jax.tree.map(lambda leaf, at=i * n_restarts: leaf[at : at + n_restarts], fits)
