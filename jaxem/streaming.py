@@ -94,13 +94,15 @@ class Stream:
         model.check(sample.rows, start)
         check_values(model, start, "start")
         start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
-        origin = model.origin(sample.rows, start) if self.dtype == np.float32 else None
-        # One that says something of every row (the lengths of sequences) would be the sample's alone.
-        self.origin = origin if origin is None or np.ndim(model.log_volume(origin)) == 0 else None
+        self.given, self.origin = start, None
+        if self.dtype == np.float32:
+            self.origin = model.origin(sample.rows, start)
         if self.origin is not None:
+            longer = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1]]), sample.rows)
+            self.origin_per_row = _differ(self.origin, model.origin(longer, start))
             start = model.params_to_units(self.origin, start)
         self.moved = model if self.origin is None else model.in_units(self.origin)
-        self.first = _on_device(self.rounded(sample))
+        self.first = _on_device(self.rounded(sample)[:2])
         self.per_row = _leaves_per_row(self.moved, self.first[0])
         start = jax.tree.map(lambda leaf: inputs.on_device(leaf, self.dtype), start)
         self.inner, self.units, self.start = _set_out(self.moved, *self.first, start)
@@ -110,15 +112,19 @@ class Stream:
         self.n, self.total, self.in_use, self.volume = 0, 0.0, 0.0, 0.0
 
     def rounded(self, block):
-        """(rows, weights) in the dtype of the fit, moved to the origin before."""
-        rows = block.rows
+        """(rows, weights) in the dtype of the fit, moved to the origin before; and the log-volume of that."""
+        rows, volume = block.rows, 0.0
         if self.origin is not None:
-            rows = inputs.map_rows(lambda part: self.model.to_units(self.origin, part), rows, self.dtype)
-        return jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights))
+            origin = self.origin
+            if any(self.origin_per_row):  # the lengths of sequences
+                origin = _joined(origin, self.model.origin(rows, self.given), self.origin_per_row)
+            volume = np.sum(np.asarray(block.weights, np.float64) * self.model.log_volume(origin))
+            rows = inputs.map_rows(lambda part: self.model.to_units(origin, part), rows, self.dtype)
+        return *jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights)), volume
 
     def blocks(self):
         """Placed blocks of one pass. `SourceError` where there are not as many rows as in the first."""
-        n = 0
+        n, volumes = 0, []
 
         def counted():
             nonlocal n
@@ -126,10 +132,13 @@ class Stream:
                 n += block.n
                 yield block
 
-        yield from map(_on_device, read_ahead(counted(), self.rounded))
+        for *block, volume in read_ahead(counted(), self.rounded):
+            rows, weights = _on_device(tuple(block))
+            volumes += volume, _volume(self.moved, self.inner, self.units, rows, weights, self.per_row)
+            yield rows, weights
         if self.n and n != self.n:
             raise SourceError(f"source: gave {n:,} rows where it gave {self.n:,} before")
-        self.n = n
+        self.n, self.volume = n, sum(float(each) for each in volumes)
 
     def problem(self, centred=False) -> Problem:
         """The problem of one block, to be given the rows of each."""
@@ -145,8 +154,8 @@ class Stream:
         for rows, weights in self.blocks():
             part = dataclasses.replace(problem, rows=rows, weights=weights, chunk=self.chunk)
             sums = _add(self.moved, part, params, sums, self.per_row)
-        stats, log_lik, total, in_use, volume = _added(sums)
-        self.total, self.in_use, self.volume = (float(value) for value in (total, in_use, volume))
+        stats, log_lik, total, in_use = _added(sums)
+        self.total, self.in_use = float(total), float(in_use)
         return stats, log_lik
 
     @property
@@ -163,16 +172,14 @@ class Stream:
         """A finished fit in the data's units; size: what its verdict goes by."""
         status, degenerate = _verdict(self.inner, fits, size)
         params = jax.tree.map(np.asarray, _from_units(self.moved, self.units, fits.params))
-        volume = np.float64(self.volume)
         if self.origin is not None:
             params = self.model.params_from_units(
                 self.origin, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
             )
-            volume = volume + np.float64(self.total) * np.float64(self.model.log_volume(self.origin))
         params = jax.tree.map(lambda leaf: inputs.on_device(np.asarray(leaf), self.dtype), params)
 
         def less(value):
-            return jnp.asarray((np.asarray(value, np.float64) - volume).astype(self.dtype))
+            return jnp.asarray((np.asarray(value, np.float64) - self.volume).astype(self.dtype))
 
         return Result(
             self.model.settle(params),
@@ -192,14 +199,38 @@ def _on_device(block):
 
 def _leaves_per_row(model, rows):
     """A tuple, one entry per leaf of the model's units: whether it holds something for every row."""
-    shapes = []
+    units = []
     for extra in (0, 1):
         longer = jax.tree.map(
             lambda leaf, extra=extra: jax.ShapeDtypeStruct((leaf.shape[0] + extra, *leaf.shape[1:]), leaf.dtype), rows
         )
         weights = jax.ShapeDtypeStruct((inputs.n_rows(rows) + extra,), jax.tree.leaves(rows)[0].dtype)
-        shapes.append([leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(model.units, longer, weights))])
-    return tuple(a != b for a, b in zip(*shapes, strict=True))
+        units.append(jax.eval_shape(model.units, longer, weights))
+    return _differ(*units)
+
+
+def _differ(a, b):
+    """Which leaves of two trees have different shapes."""
+    return tuple(np.shape(x) != np.shape(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _joined(shared, own, per_row):
+    """`shared` with the leaves of `own` that hold something for every row."""
+    leaves, structure = jax.tree.flatten(shared)
+    return structure.unflatten(
+        b if mine else a for a, b, mine in zip(leaves, jax.tree.leaves(own), per_row, strict=True)
+    )
+
+
+def _units_of(model, units, rows, weights, per_row):
+    """`units` for these rows: what they hold of every row is the rows' own."""
+    return _joined(units, model.units(rows, weights), per_row) if any(per_row) else units
+
+
+@partial(jax.jit, static_argnames="per_row")
+def _volume(model, inner, units, rows, weights, per_row):
+    """The log-volume of one block in the units of the fit; inner: the model in them."""
+    return (weights * inner.log_volume(_units_of(model, units, rows, weights, per_row))).sum()
 
 
 @jax.jit
@@ -212,17 +243,11 @@ def _set_out(model, rows, weights, start):
 
 @partial(jax.jit, static_argnames="per_row")
 def _add(model, problem, params, sums, per_row):
-    """Compensated sums of statistics, log-likelihood, weights and volumes, with those of one more block."""
-    units = problem.units
-    if any(per_row):  # what the units hold of every row is this block's own
-        own = jax.tree.leaves(model.units(problem.rows, problem.weights))
-        leaves, structure = jax.tree.flatten(units)
-        units = structure.unflatten(b if own_ else a for a, b, own_ in zip(leaves, own, per_row, strict=True))
-    weights = problem.weights
-    volume = (weights * problem.model.log_volume(units)).sum()
+    """Compensated sums of statistics, log-likelihood and weights, with those of one more block."""
+    rows, weights = problem.rows, problem.weights
+    units = _units_of(model, problem.units, rows, weights, per_row)
     stats, log_lik = dataclasses.replace(problem, units=units).opened().expectation(params)
-    new = (stats, log_lik, weights.sum(), (weights > 0).sum().astype(weights.dtype), volume)
-    return compensated(sums, new)
+    return compensated(sums, (stats, log_lik, weights.sum(), (weights > 0).sum().astype(weights.dtype)))
 
 
 @jax.jit

@@ -108,6 +108,32 @@ def test_float32_far_from_the_origin():
     )
 
 
+def test_float32_sequences_far_from_the_origin():
+    """Each sequence has its own length, so each block has its own share of what moving the origin changes."""
+    values = groups(24 * 9, 2, 2).reshape(24, 9, 2) + 1e6
+    x = values, np.resize([9, 4, 7], 24)
+    model = jaxem.gaussian_hmm(2, covariance="tied")
+    with jax.enable_x64(True):
+        start = jax.tree.map(np.asarray, model.init(KEY, x))
+        want = jaxem.fit(model, x, start, max_steps=8, tol=0.0)
+    seen = []
+    options = dict(chunk_size=7, max_steps=8, tol=0.0, callback=lambda progress: seen.append(progress.objective))
+    got = jaxem.fit_stream(model, x, start, **options)
+    np.testing.assert_allclose(got.log_lik, want.log_lik, rtol=1e-5)
+    np.testing.assert_allclose(got.params.emissions.cov, want.params.emissions.cov, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(seen[-1], got.log_lik, rtol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [jaxem.EM(), jaxem.OnlineEM(batch_size=50)])
+def test_progress_speaks_of_the_datas_units(algorithm):
+    x = 1e3 * groups(400, 2, 2) + 1e6
+    model, seen = jaxem.gaussian_mixture(2), []
+    start = model.init(KEY, x)
+    options = dict(algorithm=algorithm, max_steps=3, callback=lambda progress: seen.append(progress.objective))
+    got = jaxem.fit_stream(model, x, start, chunk_size=150, **options)
+    np.testing.assert_allclose(seen[-1], got.history[2], rtol=1e-6)
+
+
 class Failing:
     """Gives its pieces `good` times, then fails in the middle, or gives too few."""
 
