@@ -99,7 +99,7 @@ class Stream:
             self.origin = model.origin(sample.rows, start)
         if self.origin is not None:
             longer = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1]]), sample.rows)
-            self.origin_per_row = _differ(self.origin, model.origin(longer, start))
+            self.origin_per_row = _differ(self._origin_of(sample.rows), self._origin_of(longer))
             start = model.params_to_units(self.origin, start)
         self.moved = model if self.origin is None else model.in_units(self.origin)
         self.first = _on_device(self.rounded(sample)[:2])
@@ -111,13 +111,17 @@ class Stream:
         self.chunk = even_chunks(source.block_rows, chunk)
         self.n, self.total, self.in_use, self.volume = 0, 0.0, 0.0, 0.0
 
+    def _origin_of(self, rows):
+        """That of these rows alone, which are wide here: float32 rows near 0 would need none."""
+        return self.model.origin(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), rows), self.given)
+
     def rounded(self, block):
         """(rows, weights) in the dtype of the fit, moved to the origin before; and the log-volume of that."""
         rows, volume = block.rows, 0.0
         if self.origin is not None:
             origin = self.origin
             if any(self.origin_per_row):  # the lengths of sequences
-                origin = _joined(origin, self.model.origin(rows, self.given), self.origin_per_row)
+                origin = _joined(origin, self._origin_of(rows), self.origin_per_row)
             volume = np.sum(np.asarray(block.weights, np.float64) * self.model.log_volume(origin))
             rows = inputs.map_rows(lambda part: self.model.to_units(origin, part), rows, self.dtype)
         return *jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights)), volume
