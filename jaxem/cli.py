@@ -132,14 +132,11 @@ def run(options) -> int:
         if not chosen.honest:
             raise ValueError("every start of every model collapsed or failed: try --covariance diag, or fewer --k")
         params = report.heaviest_first(chosen.model, chosen.best.params)
-        print(f"\n{report.ranking(candidates)}")
-        print(f"Chosen: {_name(chosen.model)}. {chosen.best.message.split(': ', 1)[1].capitalize()}.\n")
-        print(report.parameters(chosen.model, params, names))
-        print(f"\n{report.spread(chosen.restarts.all)[0].upper()}{report.spread(chosen.restarts.all)[1:]}")
-        sys.stdout.flush()
+        progress.say(report.choice(candidates, params, names))
+        on_what = report.name_of(chosen.model)
+        progress.say(f"\nEM against gradient ascent on {on_what}, from the same random rows as means:")
         compared = compare(chosen.model, x, options.seed)
         progress.step()
-    print(f"\nEM against gradient ascent on {_name(chosen.model)}, from the same starts (random rows as means):")
     print(compared.table())
     print(COMPARISON_KEY)
     times = {"models": fitted - begun, "comparison": time.perf_counter() - fitted}
@@ -204,10 +201,6 @@ def _distinct(covariances):
     return list(first.values())
 
 
-def _name(model):
-    return f"{model.component.covariance} covariance, k = {model.n_components}"
-
-
 def sweep(models, x, options, progress):
     """Candidates by BIC; a line for each as soon as it is there."""
 
@@ -217,7 +210,7 @@ def sweep(models, x, options, progress):
 
     progress.say(report.CANDIDATE_HEAD)
     candidates = select(models, x, jax.random.key(options.seed), n_restarts=options.restarts, callback=show)
-    print(report.CANDIDATE_KEY)
+    progress.say(report.CANDIDATE_KEY)
     return candidates
 
 
@@ -263,11 +256,11 @@ class Progress:
 
             self.bar = tqdm(total=total, file=sys.stderr, unit="model", leave=False)
 
-    def say(self, line):
-        """Print a line above the bar, at once."""
+    def say(self, text):
+        """Print above the bar, at once."""
         if self.bar is not None:
             self.bar.clear()
-        print(line, flush=True)
+        print(text, flush=True)
 
     def step(self):
         self.done += 1

@@ -15,6 +15,9 @@ CANDIDATE_KEY = (
     "restarts there: so many ended at that optimum"
 )
 
+#: Models, and optima of the chosen one, that are listed.
+SHOWN = 5
+
 #: Covariance matrices of more columns than this are not printed.
 MAX_PRINTED = 6
 
@@ -29,10 +32,25 @@ def candidate_row(c) -> str:
     return f"{head}{float(c.best.log_lik):>14.3f}{scores}  {note}"
 
 
-def ranking(candidates, shown=5) -> str:
-    """The models of smallest BIC, best first."""
-    best = [(c.model.component.covariance, c.model.n_components, c.bic) for c in candidates[:shown] if c.honest]
-    return "Smallest BIC: " + ", ".join(f"{covariance} {k} ({bic:.2f})" for covariance, k, bic in best)
+def choice(candidates, params, names) -> str:
+    """What was chosen, and out of what; params: those to show of it."""
+    chosen = candidates[0]
+    best = ", ".join(f"{_short(c.model)} ({c.bic:.2f})" for c in candidates[:SHOWN] if c.honest)
+    lines = [
+        f"\nSmallest BIC: {best}",
+        f"Chosen: {name_of(chosen.model)}. {chosen.best.message.split(': ', 1)[1].capitalize()}.\n",
+        parameters(chosen.model, params, names),
+        f"\n{spread(chosen.restarts.all)}",
+    ]
+    return "\n".join(lines)
+
+
+def name_of(model) -> str:
+    return f"{model.component.covariance} covariance, k = {model.n_components}"
+
+
+def _short(model) -> str:
+    return f"{model.component.covariance} {model.n_components}"
 
 
 def parameters(model, params, names) -> str:
@@ -59,7 +77,7 @@ def parameters(model, params, names) -> str:
     return "\n".join(lines)
 
 
-def spread(fits, shown=5) -> str:
+def spread(fits) -> str:
     """How many restarts reached which optimum, best first; those that collapsed are counted apart."""
     honest, dishonest = [], 0
     for group in optima(fits):
@@ -68,12 +86,12 @@ def spread(fits, shown=5) -> str:
         if good:
             honest.append((good, group.objective))
     total = len(np.asarray(fits.status))
-    text = [f"{n} at {objective:.3f}" for n, objective in honest[:shown]]
-    if honest[shown:]:
-        text.append(f"{sum(n for n, _ in honest[shown:])} at {len(honest) - shown} lower ones")
+    text = [f"{n} at {objective:.3f}" for n, objective in honest[:SHOWN]]
+    if honest[SHOWN:]:
+        text.append(f"{sum(n for n, _ in honest[SHOWN:])} at {len(honest) - SHOWN} lower ones")
     if dishonest:
         text.append(f"{dishonest} collapsed or failed")
-    return f"log-likelihood reached by {total} restarts: " + ", ".join(text)
+    return f"Log-likelihood reached by {total} restarts: " + ", ".join(text)
 
 
 def heaviest_first(model, params):
