@@ -270,8 +270,8 @@ for steps in (1, 10, 1000):
 #
 # * [02_what_em_does](02_what_em_does.ipynb): the E-step, the M-step, the bound, local maxima, k-means, and EM against
 #   gradient methods, on twenty numbers.
-# * `python -m jaxem data.csv` does the whole of this page for a file of your own: the table by BIC, the fit, and a
-#   figure.
+# * `python -m jaxem data.csv` does the whole of this page for a file of your own: the models, the one of smallest BIC,
+#   and a figure.
 # * `help(jaxem.fit)` and `help(jaxem.fit_restarts)`: every argument. `chunk_size=` for data whose responsibilities do
 #   not fit in memory, `algorithm=jaxem.Gradient(...)` for any optax optimiser.
 # * `jaxem.testing.check_model` tests a model of your own against the laws that every correct EM model obeys.
