@@ -210,6 +210,8 @@ def sweep(models, x, options, progress):
 
     progress.say(report.CANDIDATE_HEAD)
     candidates = select(models, x, jax.random.key(options.seed), n_restarts=options.restarts, callback=show)
+    if any(candidate.interrupted for candidate in candidates):
+        raise KeyboardInterrupt
     progress.say(report.CANDIDATE_KEY)
     return candidates
 

@@ -109,6 +109,11 @@ class Candidate(NamedTuple):
         """False where every restart collapsed or failed: the criteria then mean nothing."""
         return Status(int(self.best.status)) in HONEST and bool(np.isfinite(self.best.objective))
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended one of its restarts."""
+        return bool((np.asarray(self.restarts.all.status) == Status.INTERRUPTED).any())
+
 
 def select(
     models,
@@ -126,7 +131,8 @@ def select(
     """Fit every model from `n_restarts` starts and rank them: the first of the list is the one to choose.
 
     models: a dict by name, or a list. criterion: "aic", "bic" or "icl". The other arguments are those of
-    `fit_restarts`. callback(candidate) is called on the host as models are finished.
+    `fit_restarts`. callback(candidate) is called on the host as models are finished. Ctrl-C ends the sweep: the list
+    then holds the models up to those under way, which are `interrupted`.
 
     A model of which no start ended honestly (each collapsed or failed) comes after all others, whatever it scores.
     Small mixtures that differ only in their number of components share one compiled program.
@@ -151,6 +157,8 @@ def select(
         if callback is not None:
             for candidate in found:
                 callback(candidate)
+        if any(candidate.interrupted for candidate in found):
+            break
     return rank(candidates, criterion)
 
 

@@ -8,6 +8,8 @@ from sklearn.mixture import GaussianMixture
 from small_data import count_sequences
 
 import jaxem
+from jaxem import blocks
+from jaxem.cli import main
 from jaxem.loop import Result, Status
 from jaxem.selection import rank
 from jaxem.sizes import groups
@@ -85,6 +87,36 @@ def test_criteria_refuse_fits_side_by_side():
     many = by_hand(model, params, X)._replace(log_lik=np.zeros(4))
     with pytest.raises(ValueError, match="result: expected one fit; got 4"):
         jaxem.bic(model, many, X)
+
+
+@pytest.fixture
+def interrupted_in_the_second_fit(monkeypatch):
+    """Ctrl-C after the first block of the second fit."""
+    real, fits = blocks._blocks, iter(range(99))
+
+    def until_then(*args):
+        second = next(fits) == 1
+        for state in real(*args):
+            yield state
+            if second:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(blocks, "FIRST_BLOCK", 2)
+    monkeypatch.setattr(blocks, "_blocks", until_then)
+
+
+def test_an_interrupt_ends_a_sweep(interrupted_in_the_second_fit):
+    models = {name: jaxem.gaussian_mixture(2, covariance=name) for name in ("tied", "diag", "spherical")}
+    found = jaxem.select(models, X, jax.random.key(0), n_restarts=4)
+    assert {c.name: c.interrupted for c in found} == {"tied": False, "diag": True}
+
+
+def test_an_interrupt_ends_the_program(interrupted_in_the_second_fit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--k", "2", "--covariance", "tied,diag,spherical", "--restarts", "4"]) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "jaxem: interrupted\n"
+    assert [line.split()[0] for line in captured.out.splitlines()[3:]] == ["covariance", "tied", "diag"]
 
 
 def test_a_sweep_ranks_by_bic_and_reports_each_model(swept):
