@@ -210,7 +210,7 @@ def sweep(models, x, options, progress):
 
     progress.say(report.CANDIDATE_HEAD)
     candidates = select(models, x, jax.random.key(options.seed), n_restarts=options.restarts, callback=show)
-    if any(candidate.interrupted for candidate in candidates):
+    if any(candidate.interrupted for candidate in candidates):  # the fit took Ctrl-C for its own end
         raise KeyboardInterrupt
     progress.say(report.CANDIDATE_KEY)
     return candidates

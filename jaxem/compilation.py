@@ -37,8 +37,8 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 10):
 #: 561, and 1.4 times as much in float64.
 FOR_MANY_COLUMNS = {**FOR_SPEED, "xla_cpu_experimental_ynn_fusion_type": ""}
 
-#: For what runs once in a fit: compiled in half the time, and up to 1.4 times as slow (starts for 1,000,000 x 8: 0.14 s
-#: after 0.10, compiled in 1.0 s after 1.6).
+#: For what runs once in a fit: compiled in 0.5 to 0.75 of the time, and up to 1.5 times as slow (starts for
+#: 1,000,000 x 8, k 16: compiled in 1.0 s after 1.6, run in 0.14 s after 0.10).
 ONCE = {
     **FOR_SPEED,
     "xla_backend_optimization_level": 1,

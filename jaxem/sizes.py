@@ -25,8 +25,8 @@ from jaxem.restarts import START_ROWS, Restarts, best_of, lanes_for
 #: Rows times restarts up to which one program for all sizes is the faster way. Measured on CPU, the time of a first
 #: sweep, and of one whose programs were compiled before, as shares of that with a program for each size: 4 sizes,
 #: 6,000 rows: 0.4, 0.6; 4 sizes, 20,000 rows: 0.5, 0.65; 12 sizes, 6,000 rows: 0.65, 1. Iterations are as wide as the
-#: largest size, but lanes are refilled from one long queue.
-SHARED_ROWS = 1 << 21
+#: largest size, but lanes are refilled from one long queue. Larger sweeps were not measured.
+SHARED_ROWS = 64 * START_ROWS
 
 
 class SizedStarts(NamedTuple):
