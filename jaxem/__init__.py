@@ -6,12 +6,10 @@ from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
 from jaxem.algorithms.online import OnlineEM
 from jaxem.algorithms.squarem import SQUAREM
-from jaxem.alignment import align
-from jaxem.annealing import anneal
-from jaxem.bound import elbo, kl_gap, q_function
-from jaxem.comparison import compare_algorithms
-from jaxem.constraints import constrain, n_free_params, unconstrain
-from jaxem.devices import shard_rows
+from jaxem.contract.constraints import constrain, n_free_params, unconstrain
+from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.steps import from_steps
+from jaxem.engine.loop import Result, Status
 from jaxem.families.bernoulli import Bernoulli, BernoulliParams
 from jaxem.families.categorical import Categorical, CategoricalParams
 from jaxem.families.exponential import Exponential, ExponentialParams
@@ -37,24 +35,30 @@ from jaxem.families.regression import (
 from jaxem.families.student_t import StudentT, StudentTParams
 from jaxem.families.uniform import Uniform, UniformParams
 from jaxem.families.von_mises_fisher import VonMisesFisher, VonMisesFisherParams
-from jaxem.fitting import fit, raise_if_failed
-from jaxem.knowledge.censored import CensoredExponential
-from jaxem.knowledge.incomplete_gaussian import IncompleteGaussian
-from jaxem.knowledge.missing import Missing, missing
-from jaxem.knowledge.prior import WithPrior, weak_prior
-from jaxem.knowledge.repeated import Repeated, group_rows
-from jaxem.knowledge.restricted import Restricted, restrict
+from jaxem.fitting.annealing import anneal
+from jaxem.fitting.data import shard_rows
+from jaxem.fitting.fit import fit, raise_if_failed
+from jaxem.fitting.online import OnlineState, fit_partial
+from jaxem.fitting.restarts import Restarts, Screening, fit_restarts, optima, subsampled_starts
+from jaxem.fitting.stream import fit_stream
+from jaxem.inference.alignment import align
+from jaxem.inference.bound import elbo, kl_gap, q_function
+from jaxem.inference.comparison import compare_algorithms
+from jaxem.inference.selection import aic, bic, icl, select
+from jaxem.inference.serialization import load, save
+from jaxem.inputs.pad_datasets import pad_datasets
+from jaxem.inputs.sequences import pad_sequences
+from jaxem.inputs.sources import SourceError
 from jaxem.latent.gated import GatedMixture, GatedParams
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM, HMMParams
 from jaxem.latent.mixture import Mixture, MixtureParams
 from jaxem.latent.nested import Nested
-from jaxem.latent.sequences import pad_sequences
 from jaxem.latent.state_space import StateSpace, StateSpaceParams
-from jaxem.loop import Result, Status
-from jaxem.many import pad_datasets
-from jaxem.model import EStep, Model, model_class, static
-from jaxem.online import OnlineState, fit_partial
+from jaxem.observed.censored import CensoredExponential
+from jaxem.observed.incomplete_gaussian import IncompleteGaussian
+from jaxem.observed.missing import Missing, missing
+from jaxem.observed.repeated import Repeated, group_rows
 from jaxem.presets import (
     bernoulli_mixture,
     categorical_hmm,
@@ -80,11 +84,7 @@ from jaxem.presets import (
     von_mises_fisher_mixture,
     zero_inflated_poisson,
 )
-from jaxem.restarts import Restarts, Screening, fit_restarts, optima, subsampled_starts
-from jaxem.selection import aic, bic, icl, select
-from jaxem.serialization import load, save
-from jaxem.sources import SourceError
-from jaxem.steps import from_steps
-from jaxem.streaming import fit_stream
+from jaxem.priors.conjugate import WithPrior, weak_prior
+from jaxem.priors.restricted import Restricted, restrict
 
 __version__ = "0.1.0"

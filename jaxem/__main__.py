@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxem.cli import main
+from jaxem.program.cli import main
 
 
 def keep_programs():

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
+from jaxem.engine.loop import HONEST, Status
 from jaxem.families.gaussian import GaussianParams
-from jaxem.loop import HONEST, Status
-from jaxem.restarts import optima as _optima
+from jaxem.fitting.restarts import optima as _optima
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D1F", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

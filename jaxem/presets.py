@@ -18,12 +18,12 @@ from jaxem.families.regression import LinearRegression, LogisticRegression, Pois
 from jaxem.families.student_t import START_DF, StudentT
 from jaxem.families.uniform import Uniform
 from jaxem.families.von_mises_fisher import VonMisesFisher
-from jaxem.knowledge.censored import CensoredExponential
-from jaxem.knowledge.missing import Missing
-from jaxem.knowledge.missing import missing as with_holes
 from jaxem.latent.hard import Hard
 from jaxem.latent.hmm import HMM
 from jaxem.latent.mixture import Mixture
+from jaxem.observed.censored import CensoredExponential
+from jaxem.observed.missing import Missing
+from jaxem.observed.missing import missing as with_holes
 
 
 def gaussian_mixture(

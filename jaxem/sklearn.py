@@ -16,13 +16,13 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from jaxem import inputs
-from jaxem.constraints import n_free_params
+from jaxem.contract.constraints import n_free_params
+from jaxem.engine.loop import Status
 from jaxem.families.gaussian import GaussianParams
+from jaxem.fitting.restarts import fit_restarts
+from jaxem.inputs import arrays
 from jaxem.latent.mixture import MixtureParams
-from jaxem.loop import Status
 from jaxem.presets import gaussian_mixture
-from jaxem.restarts import fit_restarts
 
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 
@@ -208,7 +208,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def sample(self, n_samples=1):
         """(samples [n_samples, n_features], their components [n_samples]), component by component."""
         check_is_fitted(self)
-        inputs.check_number("n_samples", n_samples, 1, whole=True)
+        arrays.check_number("n_samples", n_samples, 1, whole=True)
         with _precision_of(self.means_):
             model, params = self._fitted(self.means_.dtype)
             labels, rows = model.sample_joint(params, _key(check_random_state(self.random_state)), int(n_samples))
@@ -236,10 +236,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _check_options(self):
         for name, minimum in (("n_components", 1), ("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
-            inputs.check_number(name, getattr(self, name), minimum, whole=True)
-        inputs.check_number("verbose", int(self.verbose) if self.verbose is True else self.verbose or 0, 0, whole=True)
-        inputs.check_number("tol", self.tol, 0)
-        inputs.check_number("reg_covar", self.reg_covar, 0)
+            arrays.check_number(name, getattr(self, name), minimum, whole=True)
+        arrays.check_number("verbose", int(self.verbose) if self.verbose is True else self.verbose or 0, 0, whole=True)
+        arrays.check_number("tol", self.tol, 0)
+        arrays.check_number("reg_covar", self.reg_covar, 0)
         if self.reg_covar >= 1:
             raise ValueError(
                 f"reg_covar: expected less than 1 (relative to the data's variance); got {self.reg_covar!r}"
@@ -279,7 +279,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
 def _padded(X, weight):
     """X and weight with rows of weight 0 added: folds of nearly one size, and all small data, share a program."""
-    return inputs.pad_rows(X, weight, inputs.bucket(max(len(X), SMALL)))
+    return arrays.pad_rows(X, weight, arrays.bucket(max(len(X), SMALL)))
 
 
 def _precision_of(array):

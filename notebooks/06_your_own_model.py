@@ -35,8 +35,8 @@ import optax
 from jax.scipy.special import gammaln, xlogy
 
 import jaxem
-from jaxem.constraints import Positive, Simplex, UnitInterval
-from jaxem.exponential_family import ExponentialFamily
+from jaxem.contract.constraints import Positive, Simplex, UnitInterval
+from jaxem.families.exponential_family import ExponentialFamily
 from jaxem.testing import check_model
 
 jax.config.update("jax_enable_x64", True)

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
-from jaxem import programs
+from jaxem.engine import programs
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything runs
 plt.rcParams |= {"figure.dpi": 85, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}

@@ -9,7 +9,7 @@ import pytest
 from ground_support import slow
 
 import jaxem
-from jaxem.model import Model, model_class
+from jaxem.contract.model import Model, model_class
 
 X = jaxem.datasets.old_faithful()
 
@@ -133,6 +133,6 @@ def test_unusable_arguments_are_named():
         jaxem.align(model, reference.components, reference, X)
     with pytest.raises(ValueError, match="reference: mean has shape"):
         jaxem.align(model, reference, reference, X[:, :1])
-    result = jaxem.loop.Result(reference, *[jnp.zeros(())] * 7)
+    result = jaxem.engine.loop.Result(reference, *[jnp.zeros(())] * 7)
     with pytest.raises(ValueError, match="params: expected params; got a Result"):
         jaxem.align(model, result, reference, X)

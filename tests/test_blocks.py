@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import Status, blocks, container
+from jaxem import Status
+from jaxem.engine import blocks, container
 
 X = jaxem.datasets.old_faithful()
 MODEL = jaxem.gaussian_mixture(3)
@@ -129,7 +130,8 @@ def test_what_works_on_the_host_alone_says_so():
 PROGRAM = """
 import sys
 import jax, numpy as np, jaxem
-from jaxem import blocks, checkpoints
+from jaxem.engine import blocks
+from jaxem.engine import checkpoints
 blocks.FIRST_BLOCK, blocks.BLOCK_SECONDS, checkpoints.PATIENCE = 2, 0.0, 0
 x = jaxem.datasets.old_faithful()
 model = jaxem.gaussian_mixture(3)

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from small_data import groups
 
 import jaxem
-from jaxem.model import Model
+from jaxem.contract.model import Model
 
 N, K = 24, 3
 X = groups(N, 2)

@@ -11,9 +11,9 @@ import pytest
 from ground_support import slow
 
 import jaxem
-from jaxem import report
-from jaxem.cli import main
-from jaxem.files import read_table
+from jaxem.program import report
+from jaxem.program.cli import main
+from jaxem.program.tables import read_table
 
 X = jaxem.datasets.old_faithful()
 
@@ -216,7 +216,7 @@ def test_the_columns_drawn_are_those_that_tell_components_apart():
 
 
 def test_one_column_has_no_covariance_to_shape():
-    from jaxem.cli import COVARIANCES, _distinct
+    from jaxem.program.cli import COVARIANCES, _distinct
 
     assert _distinct(COVARIANCES) == ["full", "tied"]
     assert _distinct(["tied", "spherical", "diag"]) == ["tied", "spherical"]

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import jaxem
-from jaxem.comparison import Comparison, Trace, default_algorithms
+from jaxem.inference.comparison import Comparison, Trace, default_algorithms
 
 X = jaxem.datasets.twenty_numbers()[:, None]
 ALGORITHMS = {"EM": jaxem.EM(), "L-BFGS": jaxem.Gradient(optax.lbfgs())}

@@ -9,8 +9,8 @@ import pytest
 from small_data import groups
 
 import jaxem
-from jaxem import compilation
-from jaxem.compilation import FEW_FEATURES, MANY_COLUMNS, SMALL, Program, Work
+from jaxem.numerics import compilation
+from jaxem.numerics.compilation import FEW_FEATURES, MANY_COLUMNS, SMALL, Program, Work
 from jaxem.testing import count_compilations
 
 LARGE = Work(2 * SMALL, MANY_COLUMNS, FEW_FEATURES)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxem
-from jaxem.constraints import Fixed, Positive, PositiveDefinite, Real, Simplex, UnitInterval, violations
+from jaxem.contract.constraints import Fixed, Positive, PositiveDefinite, Real, Simplex, UnitInterval, violations
 
 
 def spd(rng, *shape):

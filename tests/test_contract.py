@@ -11,8 +11,8 @@ import pytest
 from zoo import KIN, ZOO
 
 import jaxem
-from jaxem.constraints import movable, violations
-from jaxem.model import Model
+from jaxem.contract.constraints import movable, violations
+from jaxem.contract.model import Model
 
 #: Modules that stand on an extra, and the package they need.
 EXTRAS = {"jaxem.plot": "matplotlib", "jaxem.sklearn": "sklearn"}

@@ -11,7 +11,7 @@ import pytest
 COMMON = """
 import sys
 import jax, numpy as np, jaxem
-from jaxem import programs
+from jaxem.engine import programs
 from jaxem.testing.compilations import count_compilations
 rng = np.random.default_rng(0)
 x = rng.normal(size=(1003, 2)) + 2 * rng.integers(3, size=(1003, 1))

@@ -55,7 +55,7 @@ def examples_of(module):
 
 def test_examples_are_found():
     """The finder sees the methods that `model_class` compiles and the functions that a module imports by name."""
-    assert "jaxem.fitting.fit" in {test.name for test in examples_of(importlib.import_module("jaxem.fitting"))}
+    assert "jaxem.fitting.fit.fit" in {test.name for test in examples_of(importlib.import_module("jaxem.fitting.fit"))}
     assert sum(len(examples_of(importlib.import_module(name))) for name in modules()) > 10
 
 

@@ -10,7 +10,7 @@ from conftest import GROUND
 from ground_support import require_reached, slow
 
 import jaxem
-from jaxem.loop import HONEST
+from jaxem.engine.loop import HONEST
 
 #: A sample that stays fast. From k-means alone scikit-learn reaches faithful-diag-k3 with 3 seeds of 10.
 OPTIMA = (

@@ -6,7 +6,7 @@ import pytest
 from small_data import groups
 
 import jaxem
-from jaxem import hardware, linalg
+from jaxem.numerics import hardware, linalg
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hmmlearn import hmm as hmmlearn
 from scipy.stats import multivariate_normal, poisson
 
 import jaxem
+from jaxem.engine.loop import Status
 from jaxem.latent import forward_backward, markov
-from jaxem.loop import Status
 
 RNG_SEED = 3
 

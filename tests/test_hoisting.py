@@ -8,9 +8,9 @@ from jax.test_util import check_grads
 from small_data import groups
 
 import jaxem
-from jaxem.chunks import map_in_batches, scan_sum
-from jaxem.expectation import make_problem
-from jaxem.hoisting import hoisted
+from jaxem.engine.expectation import make_problem
+from jaxem.numerics.chunks import map_in_batches, scan_sum
+from jaxem.numerics.hoisting import hoisted
 
 
 def primitives(jaxpr):

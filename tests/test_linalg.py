@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxem import linalg
+from jaxem.numerics import linalg
 
 
 @pytest.mark.parametrize("d", [1, 3, 6, 11])

@@ -9,9 +9,9 @@ from small_data import groups
 
 import jaxem
 from jaxem import Status
+from jaxem.contract.model import model_class
 from jaxem.families.gaussian import Gaussian
 from jaxem.latent.mixture import Mixture
-from jaxem.model import model_class
 from jaxem.testing import count_compilations
 
 MODEL = jaxem.gaussian_mixture(2, "diag")

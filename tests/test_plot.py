@@ -11,11 +11,11 @@ from matplotlib.patches import Ellipse
 
 import jaxem
 from jaxem import plot
-from jaxem.comparison import Comparison, Trace
+from jaxem.engine.loop import Result, Status
 from jaxem.families.gaussian import STRUCTURES
-from jaxem.loop import Result, Status
-from jaxem.restarts import Restarts
-from jaxem.selection import Candidate
+from jaxem.fitting.restarts import Restarts
+from jaxem.inference.comparison import Comparison, Trace
+from jaxem.inference.selection import Candidate
 
 X = jaxem.datasets.old_faithful()
 MEANS = np.array([[2.0, 55.0], [4.3, 80.0]])

@@ -8,7 +8,7 @@ from small_data import groups
 
 import jaxem
 from jaxem import Status
-from jaxem.loop import HONEST
+from jaxem.engine.loop import HONEST
 
 X = jaxem.datasets.old_faithful()
 MODEL = jaxem.gaussian_mixture(3, "diag")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_data import groups
 
-from jaxem.constraints import Positive, Simplex
+from jaxem.contract.constraints import Positive, Simplex
+from jaxem.contract.model import EStep, model_class
 from jaxem.families.gaussian import Gaussian, GaussianParams
 from jaxem.latent.mixture import Mixture, MixtureParams
-from jaxem.model import EStep, model_class
 from jaxem.testing import check_model
 
 #: The laws that need no whole fit: a mistake in a model shows in them.

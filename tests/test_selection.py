@@ -8,11 +8,11 @@ from sklearn.mixture import GaussianMixture
 from small_data import count_sequences
 
 import jaxem
-from jaxem import blocks
-from jaxem.cli import main
-from jaxem.loop import Result, Status
-from jaxem.selection import rank
-from jaxem.sizes import groups
+from jaxem.engine import blocks
+from jaxem.engine.loop import Result, Status
+from jaxem.fitting.sizes import groups
+from jaxem.inference.selection import rank
+from jaxem.program.cli import main
 
 X = jaxem.datasets.old_faithful()
 SIZES = (1, 2, 3)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import container
-from jaxem.model import Model, model_class, static
+from jaxem.contract.model import Model, model_class, static
+from jaxem.engine import container
 
 
 @model_class

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import units
+from jaxem.contract import units
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 N, D, K, STEPS = 120, 3, 2, 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxem.exponential_family import weighted_sums
+from jaxem.families.exponential_family import weighted_sums
 
 N, F, K, LANES = 700, 6, 3, 4
 

@@ -1,1 +1,1 @@
-"""One step of each algorithm: EM, and gradient ascent on the same objective."""
+"""Where to look next: one step of EM and of the algorithms that replace it."""

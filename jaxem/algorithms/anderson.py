@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxem import linalg
 from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.algorithms.squarem import refuse
-from jaxem.constraints import inside
-from jaxem.inputs import check_number
-from jaxem.model import pytree_class, static
+from jaxem.contract.constraints import inside
+from jaxem.contract.model import pytree_class, static
+from jaxem.inputs.arrays import check_number
+from jaxem.numerics import linalg
 
 
 class AndersonMemory(NamedTuple):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxem.algorithms.em import Algorithm, Proposal
-from jaxem.constraints import constrain, unconstrain
-from jaxem.model import pytree_class, static
+from jaxem.contract.constraints import constrain, unconstrain
+from jaxem.contract.model import pytree_class, static
 
 
 class GradientMemory(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxem.inputs import check_number
-from jaxem.model import pytree_class, static
+from jaxem.contract.model import pytree_class, static
+from jaxem.inputs.arrays import check_number
 
 
 @pytree_class

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
-from jaxem.constraints import inside
-from jaxem.model import pytree_class
+from jaxem.contract.constraints import inside
+from jaxem.contract.model import pytree_class
 
 
 class SquaremMemory(NamedTuple):

@@ -1,1 +1,1 @@
-"""What one component looks like: k of them side by side, one file for each family."""
+"""What one component looks like: one file for each distribution."""

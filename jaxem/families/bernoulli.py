@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import UnitInterval
-from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.contract.constraints import UnitInterval
+from jaxem.contract.model import model_class
+from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
 from jaxem.families.support import check_vectors, require, require_shape
-from jaxem.model import model_class
 
 
 class BernoulliParams(NamedTuple):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Simplex
-from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.contract.constraints import Simplex
+from jaxem.contract.model import model_class, static
+from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
 from jaxem.families.support import check_numbers, check_vectors, require, require_shape
-from jaxem.model import model_class, static
 
 
 class CategoricalParams(NamedTuple):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Positive
+from jaxem.contract.constraints import Positive
+from jaxem.contract.model import model_class
 from jaxem.families.scale import ScaleFamily
 from jaxem.families.support import check_numbers, require, require_shape
-from jaxem.model import model_class
 
 
 class ExponentialParams(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem import linalg
-from jaxem import units as _units
-from jaxem.constraints import Loadings, Positive, Real
-from jaxem.exponential_family import Family, alive_components
+from jaxem.contract import units as _units
+from jaxem.contract.constraints import Loadings, Positive, Real
+from jaxem.contract.family import Family, alive_components
+from jaxem.contract.model import model_class, static
 from jaxem.families.gaussian import Gaussian, GaussianParams
-from jaxem.model import model_class, static
+from jaxem.numerics import linalg
 
 #: Smallest noise variance, relative to the variance of its column: a Heywood case (a column that the factors explain
 #: exactly) has its maximum at 0, and what a smaller floor would add to it is below rounding.

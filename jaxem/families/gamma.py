@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln
 
-from jaxem.constraints import Positive
+from jaxem.contract.constraints import Positive
+from jaxem.contract.model import model_class
 from jaxem.families.scale import ScaleFamily, collapsed
-from jaxem.families.special import solve_gamma_shape
 from jaxem.families.support import check_numbers, require, require_shape
-from jaxem.model import model_class
+from jaxem.numerics.special import solve_gamma_shape
 
 #: The smallest log(mean x) - mean(log x) that is told from 0 (all rows equal); the shape is then half its inverse.
 SMALLEST_GAP = {4: 1e-5, 8: 1e-10}

@@ -1,6 +1,5 @@
 """The multivariate normal: k components with full, diagonal or spherical covariances, of their own or shared."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,19 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxem import inputs, linalg
-from jaxem import units as _units
-from jaxem.constraints import Positive, PositiveDefinite, Real
-from jaxem.exponential_family import (
-    PRECISION,
-    ExponentialFamily,
-    Features,
-    alive_components,
-    component_means,
-    expected_logits,
-)
-from jaxem.model import EStep, model_class, static
-from jaxem.spread import check_spread
+from jaxem.contract import units as _units
+from jaxem.contract.constraints import Positive, PositiveDefinite, Real
+from jaxem.contract.family import alive_components
+from jaxem.contract.model import EStep, model_class, static
+from jaxem.families.exponential_family import ExponentialFamily, Features, component_means, expected_logits
+from jaxem.inputs import arrays
+from jaxem.inputs.covariance_rank import check_spread
+from jaxem.numerics import linalg
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.special import LOG_2PI
 
 #: name -> (shape of the quadratic form, shared by all components?)
 STRUCTURES = {
@@ -42,10 +38,6 @@ SLIVER = 1e-5
 #: Up to here (see `ill_conditioned`) the product form in float32 was measured to keep covariances to 2e-4 and the
 #: log-likelihood to 2e-6, relative (60,000 x 8); at 9,000 they were off by 4e-4 and 3e-5, at 20,000 by 7e-3 and 2e-5.
 AMPLIFICATION_LIMIT = 1000.0
-
-
-#: A Python number on purpose: a NumPy one would turn float32 into float64 where x64 is on.
-LOG_2PI = math.log(2 * math.pi)
 
 
 class GaussianParams(NamedTuple):
@@ -460,8 +452,8 @@ class Gaussian(ExponentialFamily):
             self._check_params(shape[1], params)
 
     def check_fit(self, x, weights, dtype):
-        if not inputs.is_traced(x):
-            check_spread(x, None if inputs.is_traced(weights) else weights, self.shape, dtype)
+        if not arrays.is_traced(x):
+            check_spread(x, None if arrays.is_traced(weights) else weights, self.shape, dtype)
 
     def _check_params(self, d, params):
         mean, cov = np.shape(params.mean), np.shape(params.cov)

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.constraints import UnitInterval
-from jaxem.exponential_family import ExponentialFamily, log_or_impossible
+from jaxem.contract.constraints import UnitInterval
+from jaxem.contract.model import model_class
+from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
 from jaxem.families.support import check_numbers, require_counts, require_shape
-from jaxem.model import model_class
 
 
 class GeometricParams(NamedTuple):

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Fixed
-from jaxem.exponential_family import PRECISION, Family
+from jaxem.contract.constraints import Fixed
+from jaxem.contract.family import Family
+from jaxem.contract.model import EStep, model_class
 from jaxem.families.support import check_vectors, require_shape
 from jaxem.families.uniform import Count
-from jaxem.model import EStep, model_class
+from jaxem.numerics.linalg import PRECISION
 
 #: A row is inside if it is at most this many units of rounding beyond a facet: the hull's own corners are.
 ROUNDING = 64

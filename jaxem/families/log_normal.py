@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Positive, Real
+from jaxem.contract.constraints import Positive, Real
+from jaxem.contract.model import model_class
 from jaxem.families.gaussian import DEFAULT_FLOOR
 from jaxem.families.scale import ScaleFamily, collapsed
-from jaxem.families.special import HALF_LOG_2PI
 from jaxem.families.support import check_numbers, require, require_shape
-from jaxem.model import model_class
+from jaxem.numerics.special import HALF_LOG_2PI
 
 
 class LogNormalParams(NamedTuple):

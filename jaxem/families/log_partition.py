@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxem import linalg
-from jaxem.constraints import Constraint, Positive, Real
-from jaxem.exponential_family import ExponentialFamily, component_means
+from jaxem.contract.constraints import Constraint, Positive, Real
+from jaxem.families.exponential_family import ExponentialFamily, component_means
 from jaxem.families.support import require_shape
+from jaxem.numerics import linalg
 
 
 class NaturalParams(NamedTuple):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
-from jaxem.constraints import Simplex
-from jaxem.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.special import log_factorial_rest
+from jaxem.contract.constraints import Simplex
+from jaxem.contract.model import model_class, static
+from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
 from jaxem.families.support import check_vectors, require_counts, require_shape
-from jaxem.model import model_class, static
+from jaxem.numerics.special import log_factorial_rest
 
 
 class MultinomialParams(NamedTuple):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, polygamma, xlogy
 
-from jaxem.constraints import Positive
-from jaxem.exponential_family import Family, alive_components
-from jaxem.families.special import root_between, stirling_remainder
+from jaxem.contract.constraints import Positive
+from jaxem.contract.family import Family, alive_components
+from jaxem.contract.model import EStep, model_class
 from jaxem.families.support import numbers, require_counts, require_shape
-from jaxem.model import EStep, model_class
+from jaxem.numerics.special import root_between, stirling_remainder
 
 #: Sizes are looked for in this range: at its upper end the variance is the Poisson's to seven digits.
 SIZE_RANGE = (1e-6, 1e7)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Constraint, Fixed
-from jaxem.exponential_family import Family
+from jaxem.contract.constraints import Constraint, Fixed
+from jaxem.contract.family import Family
+from jaxem.contract.model import EStep, model_class, static
+from jaxem.contract.wrapper import Wrapper
 from jaxem.families.several import Several
-from jaxem.latent.wrapper import Wrapper
-from jaxem.model import EStep, model_class, static
 
 
 class InUnits(NamedTuple):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import NonNegative
-from jaxem.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.special import log_poisson
+from jaxem.contract.constraints import NonNegative
+from jaxem.contract.model import model_class, static
+from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
 from jaxem.families.support import check_numbers, require, require_counts, require_shape
-from jaxem.model import model_class, static
+from jaxem.numerics.special import log_poisson
 
 
 class PoissonParams(NamedTuple):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.exponential_family import Family
+from jaxem.contract.family import Family
+from jaxem.contract.model import EStep, model_class
 from jaxem.families.several import Several
-from jaxem.model import EStep, model_class
 
 
 class Parts(NamedTuple):

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from jaxem import linalg
-from jaxem.constraints import Positive, Real
-from jaxem.exponential_family import PRECISION, Family, alive_components
-from jaxem.families.special import log_poisson
+from jaxem.contract.constraints import Positive, Real
+from jaxem.contract.family import Family, alive_components
+from jaxem.contract.model import EStep, model_class, static
 from jaxem.families.support import numbers, require, require_counts, require_shape, vectors
-from jaxem.model import EStep, model_class, static
+from jaxem.numerics import linalg
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.special import log_poisson
 
 #: Smallest residual variance of a linear regression, relative to that of one regression through all rows.
 DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}

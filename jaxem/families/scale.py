@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxem.exponential_family import ExponentialFamily
+from jaxem.families.exponential_family import ExponentialFamily
 
 
 class ScaleFamily(ExponentialFamily):

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxem.exponential_family import Family, full_axes
+from jaxem.contract.family import Family, full_axes
 
 
 class Several(Family):

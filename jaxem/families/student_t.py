@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln, xlogy
 
-from jaxem.constraints import Fixed, Positive
-from jaxem.exponential_family import Family, alive_components
-from jaxem.families.gaussian import LOG_2PI, Gaussian, GaussianParams
-from jaxem.families.special import root_between, solve_gamma_shape
-from jaxem.model import EStep, model_class, static
+from jaxem.contract.constraints import Fixed, Positive
+from jaxem.contract.family import Family, alive_components
+from jaxem.contract.model import EStep, model_class, static
+from jaxem.families.gaussian import Gaussian, GaussianParams
+from jaxem.numerics.special import LOG_2PI, root_between, solve_gamma_shape
 
 #: Degrees of freedom are looked for in this range: below, moments of any order are gone; above, it is a Gaussian.
 DF_RANGE = (0.2, 1e6)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxem.inputs import first_bad_row
+from jaxem.inputs.arrays import first_bad_row
 
 
 class RowError(ValueError):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Fixed
-from jaxem.exponential_family import Family
+from jaxem.contract.constraints import Fixed
+from jaxem.contract.family import Family
+from jaxem.contract.model import EStep, model_class
 from jaxem.families.support import check_numbers, check_vectors, require_shape
-from jaxem.model import EStep, model_class
 
 
 class UniformParams(NamedTuple):

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.constraints import Constraint, NonNegative
-from jaxem.exponential_family import ExponentialFamily
+from jaxem.contract.constraints import Constraint, NonNegative
+from jaxem.contract.model import model_class
+from jaxem.families.exponential_family import ExponentialFamily
 from jaxem.families.scale import too_tight
-from jaxem.families.special import log_bessel
 from jaxem.families.support import check_vectors, require, require_shape
-from jaxem.model import model_class
+from jaxem.numerics.special import log_bessel
 
 #: Rows may be off the sphere by this much: they are often printed with four decimals.
 SPHERE_TOLERANCE = 1e-3

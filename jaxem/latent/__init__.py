@@ -1,1 +1,1 @@
-"""A hidden variable put over any family: mixtures, hidden Markov models, hard assignment."""
+"""A hidden variable over any family: mixtures, chains, gates, state spaces."""

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from jaxem import linalg, starts
-from jaxem.constraints import Real
-from jaxem.exponential_family import PRECISION
+from jaxem.contract.constraints import Real
+from jaxem.contract.model import EStep, Model, model_class, static
 from jaxem.families.regression import whitening
-from jaxem.knowledge.labelled import label_rows
+from jaxem.latent import starts
 from jaxem.latent.mixture import normalized, tempered
-from jaxem.model import EStep, Model, model_class, static
+from jaxem.numerics import linalg
+from jaxem.numerics.linalg import PRECISION
+from jaxem.observed.labelled import label_rows
 
 
 class GatedParams(NamedTuple):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jaxem.latent.wrapper import Wrapper
-from jaxem.model import model_class
+from jaxem.contract.model import model_class
+from jaxem.contract.wrapper import Wrapper
 
 
 @model_class

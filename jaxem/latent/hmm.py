@@ -8,15 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from jaxem import inputs, starts
-from jaxem.constraints import Fixed, Simplex
-from jaxem.exponential_family import map_components
+from jaxem.contract.constraints import Fixed, Simplex
+from jaxem.contract.family import map_components
+from jaxem.contract.model import EStep, Model, model_class, static
 from jaxem.families.support import RowError
-from jaxem.knowledge.labelled import label_rows
-from jaxem.latent import forward_backward, markov
-from jaxem.latent.mixture import EMPTY_BELOW
-from jaxem.latent.nested import as_family
-from jaxem.latent.sequences import (
+from jaxem.inputs import arrays
+from jaxem.inputs.sequences import (
     SAMPLE_LENGTH,
     Prepared,
     Sequences,
@@ -29,7 +26,10 @@ from jaxem.latent.sequences import (
     time_weights,
     volume_of_sequences,
 )
-from jaxem.model import EStep, Model, model_class, static
+from jaxem.latent import forward_backward, markov, starts
+from jaxem.latent.mixture import EMPTY_BELOW
+from jaxem.latent.nested import as_family
+from jaxem.observed.labelled import label_rows
 
 #: Starts look at no more observations than this, drawn at random in proportion to their weights.
 START_OBSERVATIONS = 20_000
@@ -143,7 +143,7 @@ class HMM(Model):
     def labelled(self, x, labels):
         x = self.rows(x)
         if x.single is not None:
-            labels = (labels if inputs.is_traced(labels) else np.asarray(labels))[None]
+            labels = (labels if arrays.is_traced(labels) else np.asarray(labels))[None]
         emission, values = label_rows(self.emission, x.values, labels, x.shape, self.n_states)
         return dataclasses.replace(self, emission=emission), x._replace(values=values)
 
@@ -247,7 +247,7 @@ class HMM(Model):
         units = self.units(x, weights)
         z = self.to_units(units, x)
         rows = time_rows(z)
-        even = jnp.full((inputs.n_rows(rows), self.n_states), 1 / self.n_states, z.dtype)
+        even = jnp.full((arrays.n_rows(rows), self.n_states), 1 / self.n_states, z.dtype)
         emissions = self._emissions(jax.random.key(0), even, rows, time_weights(z, weights))
         return self.params_from_units(units, self._at_even_initial(self._even_transition(z.dtype), emissions))
 
@@ -447,9 +447,9 @@ class HMM(Model):
 
     def check_fit(self, x, weights, dtype):
         rows = time_rows(self.rows(x))
-        if inputs.n_rows(rows) < self.n_states:
+        if arrays.n_rows(rows) < self.n_states:
             raise ValueError(
-                f"x: expected at least as many observations as states, {self.n_states}; got {inputs.n_rows(rows)}"
+                f"x: expected at least as many observations as states, {self.n_states}; got {arrays.n_rows(rows)}"
             )
         self.emission.check_fit(rows, None, dtype)
 

@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import xlogy
 
-from jaxem import linalg
-from jaxem.constraints import Simplex
+from jaxem.contract.constraints import Simplex
+from jaxem.numerics import linalg
 
 #: Inner steps of the M-step with a stationary start. It needs no optimum, only to go up; on chains of 100 steps the
 #: first already leaves less than 1e-3 of the gain, and each divides the rest by about ten.

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem import inputs, starts
-from jaxem.constraints import Fixed, Simplex
-from jaxem.knowledge.labelled import label_rows
+from jaxem.contract.constraints import Fixed, Simplex
+from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.inputs import arrays
+from jaxem.latent import starts
 from jaxem.latent.nested import as_family
-from jaxem.model import EStep, Model, model_class, static
+from jaxem.observed.labelled import label_rows
 
 
 class MixtureParams(NamedTuple):
@@ -46,7 +47,7 @@ class Mixture(Model):
     M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
     component: a family, or any model, which then gets k copies (see `Nested`).
     mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
-    start_spread: share of every row that a random start spreads evenly over the components, see `jaxem.starts`.
+    start_spread: share of every row that a random start spreads evenly over the components, see `jaxem.latent.starts`.
 
     >>> import jax, jaxem
     >>> from jaxem.families.gaussian import Gaussian
@@ -69,7 +70,7 @@ class Mixture(Model):
         k = self.n_components
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"n_components: expected a whole number of at least 1; got {k!r}")
-        inputs.check_number("start_spread", self.start_spread, 0, maximum=1)
+        arrays.check_number("start_spread", self.start_spread, 0, maximum=1)
         object.__setattr__(self, "n_components", int(k))
         object.__setattr__(self, "component", as_family(self.component))
 
@@ -92,7 +93,7 @@ class Mixture(Model):
 
     def labelled(self, x, labels):
         x = self.component.rows(x)
-        component, x = label_rows(self.component, x, labels, (inputs.n_rows(x),), self.n_components)
+        component, x = label_rows(self.component, x, labels, (arrays.n_rows(x),), self.n_components)
         return dataclasses.replace(self, component=component), x
 
     def init(self, key, x, weights=None, kind=0, n_active=None):
@@ -106,7 +107,7 @@ class Mixture(Model):
     def pooled(self, x, weights=None):
         units = self.units(x, weights)
         z = self.to_units(units, x)
-        even = jnp.full((inputs.n_rows(z), self.n_components), 1 / self.n_components, jax.tree.leaves(z)[0].dtype)
+        even = jnp.full((arrays.n_rows(z), self.n_components), 1 / self.n_components, jax.tree.leaves(z)[0].dtype)
         return self._from_resp(jax.random.key(0), even, units, z, weights)
 
     def _from_resp(self, key, resp, units, z, weights):
@@ -203,7 +204,7 @@ class Mixture(Model):
     def sample_like(self, params, key, x):
         hidden_key, row_key = jax.random.split(key)
         rows = self.component.sample_like(params.components, row_key, x)
-        return self._emit(params, hidden_key, rows, inputs.n_rows(x))[1]
+        return self._emit(params, hidden_key, rows, arrays.n_rows(x))[1]
 
     def permute(self, params, order):
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
@@ -227,7 +228,7 @@ class Mixture(Model):
         self.component.check(x, None if params is None else params.components)
         seen = self.component.observed(x)
         if seen is not None and not seen.all():
-            count, row = inputs.first_bad_row(~seen)
+            count, row = arrays.first_bad_row(~seen)
             raise ValueError(f"x: every entry is missing in {count} of {len(seen)} rows, the first is row {row}")
 
     def check_shapes(self, x, params=None):
@@ -243,18 +244,18 @@ class Mixture(Model):
 
     def check_resp(self, resp, x):
         resp = resp.resp if isinstance(resp, Latent) else resp
-        want = (inputs.n_rows(x), self.n_components)
+        want = (arrays.n_rows(x), self.n_components)
         if np.shape(resp) != want:
             raise ValueError(f"resp: expected shape {want}, one row per row of x; got {np.shape(resp)}")
-        if not inputs.is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
+        if not arrays.is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
             raise ValueError("resp: expected numbers of at least 0; got negative, NaN or infinite ones")
 
     def check_fit(self, x, weights, dtype):
-        rows = inputs.n_rows(x)
-        if weights is not None and not inputs.is_traced(weights):
+        rows = arrays.n_rows(x)
+        if weights is not None and not arrays.is_traced(weights):
             rows = int(np.count_nonzero(weights))
         if rows < self.n_components:
-            kind = "rows of weight above 0" if rows < inputs.n_rows(x) else "rows"
+            kind = "rows of weight above 0" if rows < arrays.n_rows(x) else "rows"
             raise ValueError(f"x: expected at least as many {kind} as components, {self.n_components}; got {rows}")
         self.component.check_fit(x, weights, dtype)
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.exponential_family import Family, alive_components
-from jaxem.model import EStep, Model, model_class
+from jaxem.contract.family import Family, alive_components
+from jaxem.contract.model import EStep, Model, model_class
 
 
 class NestedStats(NamedTuple):

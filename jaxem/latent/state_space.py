@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem import linalg
-from jaxem import units as _units
-from jaxem.constraints import Loadings, Positive, PositiveDefinite, Real
-from jaxem.exponential_family import PRECISION
+from jaxem.contract import units as _units
+from jaxem.contract.constraints import Loadings, Positive, PositiveDefinite, Real
+from jaxem.contract.model import EStep, Model, model_class, static
 from jaxem.families.factor_analysis import NOISE_FLOOR
-from jaxem.families.gaussian import LOG_2PI
-from jaxem.latent.sequences import (
+from jaxem.inputs.sequences import (
     SAMPLE_LENGTH,
     Sequences,
     SequenceUnits,
@@ -23,7 +21,9 @@ from jaxem.latent.sequences import (
     time_rows,
     time_weights,
 )
-from jaxem.model import EStep, Model, model_class, static
+from jaxem.numerics import linalg
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.special import LOG_2PI
 
 
 class StateSpaceParams(NamedTuple):

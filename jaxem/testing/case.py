@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem import inputs
-from jaxem.constraints import constrain, movable, unconstrain
+from jaxem.contract.constraints import constrain, movable, unconstrain
+from jaxem.inputs import arrays
 
 
 class Violation(AssertionError):  # noqa: N818
@@ -64,15 +64,15 @@ class Case:
 
     def __post_init__(self):
         rows = self.model.rows(self.x)
-        even = inputs.n_rows(rows) // 2 * 2
+        even = arrays.n_rows(rows) // 2 * 2
         if even < 4:
-            raise ValueError(f"x: expected at least 4 rows to state the laws on; got {inputs.n_rows(rows)}")
+            raise ValueError(f"x: expected at least 4 rows to state the laws on; got {arrays.n_rows(rows)}")
         self.model.check(rows)
         self.x = on_host(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:even]), rows))
 
     @cached_property
     def n(self):
-        return inputs.n_rows(self.x)
+        return arrays.n_rows(self.x)
 
     @cached_property
     def dtype(self):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.bound import elbo, kl_gap
-from jaxem.constraints import constrain, unconstrain, violations
-from jaxem.expectation import make_problem
-from jaxem.loop import Status
-from jaxem.restarts import fit_restarts
+from jaxem.contract.constraints import constrain, unconstrain, violations
+from jaxem.engine.expectation import make_problem
+from jaxem.engine.loop import Status
+from jaxem.fitting.restarts import fit_restarts
+from jaxem.inference.bound import elbo, kl_gap
 from jaxem.testing.case import (
     N_STARTS,
     N_STEPS,

@@ -1,0 +1,1 @@
+"""What a model promises: read `model` first, then `family`, `constraints` and `units`."""

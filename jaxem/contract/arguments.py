@@ -1,0 +1,108 @@
+"""What a model's methods are called with from Python: made into arrays, and checked before anything is compiled.
+
+Values that are traced (inside jit, vmap, grad) are not known yet: then shapes are checked, and nothing else.
+"""
+
+import jax
+import numpy as np
+
+from jaxem.contract.constraints import violations
+from jaxem.inputs import arrays
+
+
+def check_arguments(model, arguments: dict, method: str) -> dict:
+    """The arguments of a method, by name, as arrays; ValueError names the one that is wrong.
+
+    Prepared data (a NamedTuple of the model's own making) pass as they are.
+    """
+    x = arguments.get("x")
+    arguments = dict(arguments)
+    if isinstance(arguments.get("kind"), str):
+        arguments["kind"] = start_kind(model, arguments["kind"])
+    if arrays.is_traced(model, arguments):
+        if isinstance(x, jax.Array):
+            _as_said_here(model.check_shapes, x, arguments.get("params"))
+            if method == "init":
+                model.check_fit(x, arguments.get("weights"), x.dtype)
+        return arguments
+    if "key" in arguments:
+        arrays.check_key(arguments["key"])
+    if "n" in arguments:
+        arrays.check_number("n", arguments["n"], 1, whole=True)
+        arguments["n"] = int(arguments["n"])
+    if "kind" in arguments:
+        arguments["kind"] = start_kind(model, arguments["kind"])
+    if "params" in arguments:
+        arguments["params"] = as_params(model, arguments["params"])
+    if "x" in arguments and not is_prepared(x):
+        _check_rows(model, arguments, method)
+    if "params" in arguments:
+        check_values(model, arguments["params"])
+    return arguments
+
+
+def is_prepared(x) -> bool:
+    return isinstance(x, tuple) and hasattr(x, "_fields")
+
+
+def _check_rows(model, arguments, method):
+    x = arguments["x"] = model.rows(arguments["x"])
+    model.check_finite(arrays.on_host(x))
+    _as_said_here(model.check, x, arguments.get("params"))
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x))))
+    weights = arguments.get("weights")
+    if weights is not None:
+        weights = arguments["weights"] = arrays.as_weights(weights, arrays.n_rows(x), dtype)
+    if method == "init":
+        model.check_fit(arrays.on_host(x), weights, dtype)
+    if "resp" in arguments:
+        model.check_resp(arguments["resp"], x)
+
+
+def _as_said_here(check, x, params):
+    """check(x, params), which speaks to those who call `fit`, where params are the start."""
+    try:
+        check(x, params)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError("params" + message[5:] if message.startswith("start") else message) from None
+
+
+def start_kind(model, kind):
+    """The index of a kind of start among `model.start_kinds`, given as that or by name."""
+    known = ", ".join(repr(name) for name in model.start_kinds)
+    if isinstance(kind, str):
+        if kind not in model.start_kinds:
+            raise ValueError(f"kind: expected one of {known}; got {kind!r}")
+        return model.start_kinds.index(kind)
+    if kind is not None:
+        arrays.check_number("kind", kind, 0, whole=True, maximum=len(model.start_kinds) - 1)
+    return kind
+
+
+def as_params(model, params, name="params"):
+    """Params as arrays, in the structure of the model's own."""
+    return arrays.as_start(model, params, None, name) if model.additive else params
+
+
+def check_values(model, params, name="params"):
+    """Raise ValueError naming the leaf of params that lies outside its constraint."""
+    for path, problem in violations(model, params) if model.additive else []:
+        raise ValueError(f"{name}{path}: {problem}")
+
+
+def check_batch(model, params, name="start"):
+    """`check_values` of params with a leading axis; those that are not finite are left to the fits, which say so."""
+    for lane in range(n_starts(params, name)):
+        one = jax.tree.map(lambda leaf, at=lane: leaf[at], params)
+        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
+            check_values(model, one, f"{name}[{lane}]")
+
+
+def n_starts(arrays, name) -> int:
+    """The size of the leading axis that all leaves share."""
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
+    if len(sizes) > 1 or 0 in sizes:
+        shapes = [leaf.shape for leaf in jax.tree.leaves(arrays)]
+        raise ValueError(f"{name}: expected leaves with one leading axis, a start each; got shapes {shapes}")
+    return sizes.pop()

@@ -1,0 +1,61 @@
+"""EM from two plain functions, in the same loop and with the same result."""
+
+from typing import Any
+
+from jaxem.contract.model import EStep, Model, model_class, static
+
+
+@model_class
+class Steps(Model):
+    """A model known only by its two steps. Made by `from_steps`."""
+
+    e_step_function: Any = static()
+    m_step_function: Any = static()
+    init_function: Any = static(default=None)
+
+    additive = False
+
+    def init(self, key, x, weights=None, kind=0):
+        if self.init_function is None:
+            raise ValueError("start: this model was made without `init`; pass start= (params) instead")
+        return self.init_function(key, x)
+
+    def e_step(self, params, x):
+        return EStep(*self.e_step_function(params, x))
+
+    def m_step(self, resp, x, weights=None):
+        self._refuse(weights, "weights")
+        return self.m_step_function(resp, x)
+
+    def sufficient_statistics(self, resp, x, weights=None):
+        self._refuse(weights, "weights")
+        return resp
+
+    def maximize(self, stats, params=None):
+        raise ValueError("maximize: from_steps knows no sufficient statistics; call m_step(resp, x)")
+
+    def constraints(self):
+        raise ValueError("constraints: from_steps does not say where params live; write a Model for gradient fits")
+
+    def _refuse(self, value, name):
+        if value is not None:
+            raise ValueError(f"{name}: from_steps has no additive statistics; write a Model to use {name}")
+
+
+def from_steps(e_step, m_step, init=None) -> Steps:
+    """A model from two pure functions: e_step(params, x) -> (resp, log_prob [n]), m_step(resp, x) -> params.
+
+    init(key, x) -> params makes random starts for `fit_restarts`; without it pass `start`. Whatever needs sums of
+    statistics (weights, chunk_size) or unconstrained coordinates (Gradient) says so in an error.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> def e_step(rate, x):                              # exponential lifetimes, those above 3 only known to be so
+    ...     seen = x < 3
+    ...     expected = jnp.where(seen, x, 3 + 1 / rate)
+    ...     return expected, jnp.where(seen, jnp.log(rate) - rate * x, -3 * rate)
+    >>> model = jaxem.from_steps(e_step, lambda expected, x: 1 / expected.mean())
+    >>> result = jaxem.fit(model, jnp.array([0.5, 1.0, 2.5, 3.0, 3.0]), jnp.array(1.0))
+    >>> round(float(result.params), 3)                    # 3 deaths in 10 years at risk
+    0.3
+    """
+    return Steps(e_step, m_step, init)

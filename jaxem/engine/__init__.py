@@ -1,0 +1,1 @@
+"""The loop, and the compiled programs and blocks around it."""

@@ -1,0 +1,212 @@
+"""A fit in blocks of iterations. Between them the host shows progress, writes a checkpoint, and can be interrupted.
+
+`fit`, `fit_restarts` and `fit_stream` take
+
+    callback      called with a `Progress` after every block; where it returns True the fit ends as INTERRUPTED
+    progress      True: a bar (tqdm where it is installed)
+    checkpoint    a path: all there is of the fit is kept there; a call with the same arguments goes on from it
+
+None of them changes a bit of the answer: pieces of a run give what the whole gives. Ctrl-C ends a fit at the last
+finished block, with the status INTERRUPTED for what was still running.
+"""
+
+import sys
+import time
+from concurrent.futures import wait
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.engine.checkpoints import Checkpoint
+from jaxem.engine.loop import ILL_CONDITIONED, Result, State
+from jaxem.engine.programs import (
+    centred_problem,
+    compile_ahead,
+    finish,
+    go_on,
+    iterate,
+    screen,
+    set_out,
+    stop,
+    work_of_state,
+)
+from jaxem.numerics.devices import host
+
+#: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
+BLOCK_SECONDS = 0.2
+
+#: Iterations of the first block at most, fewer where they are more work than FIRST_WORK (numbers in the data times
+#: numbers in the params); and how much longer a block may be than the last.
+FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 128, 1 << 28, 8
+
+
+class Progress(NamedTuple):
+    """How far a fit has come.
+
+    n_iterations: passes of the loop. n_finished: fits of n_fits that have ended. objective: the highest so far, total
+    in nats (-inf before there is one). seconds: since the call. occupancy: share of the lanes that were busy.
+    """
+
+    n_iterations: int
+    n_finished: int
+    n_fits: int
+    objective: float
+    seconds: float
+    occupancy: float
+
+
+class Watch(NamedTuple):
+    """What a fit's caller wants to see of it while it runs. volume: what objectives are reported less by."""
+
+    callback: Any = None
+    progress: bool = False
+    checkpoint: Any = None
+    volume: float = 0.0
+
+    @classmethod
+    def of(cls, callback, progress, checkpoint) -> "Watch":
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback: expected a function of a Progress; got {callback!r}")
+        if not isinstance(progress, (bool, np.bool_)):
+            raise ValueError(f"progress: expected True or False; got {progress!r}")
+        return cls(callback, bool(progress), None if checkpoint is None else Checkpoint(checkpoint))
+
+    def refuse_trace(self):
+        for name in ("callback", "progress", "checkpoint"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: works on the host; this fit is part of a compiled program")
+
+
+class StoppedByCallbackError(Exception):
+    """A callback asked for the end."""
+
+
+class Watcher:
+    """Callback, bar and checkpoint of one fit, called after every block."""
+
+    def __init__(self, watch: Watch, what):
+        self.watch, self.started = watch, time.perf_counter()
+        self.checkpoint = None if watch.checkpoint is None else watch.checkpoint.of_fit(what)
+        self.bar = _bar() if watch.progress else None
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def resumed(self, kept):
+        """What a checkpoint kept of this fit, or `kept`, that of its beginning."""
+        return kept if self.checkpoint is None else self.checkpoint.resumed(kept)
+
+    def keep(self, kept, now=True):
+        if self.checkpoint is not None:
+            self.checkpoint.keep(kept, now)
+
+    def after_block(self, kept, progress, last=False):
+        """Keep all there is of the fit; `progress()` says how far it has come."""
+        self.keep(kept, now=last)
+        if self.bar is None and self.watch.callback is None:
+            return
+        seen = progress()
+        if self.bar is not None:
+            self.bar.total, self.bar.n = seen.n_fits, seen.n_finished
+            self.bar.set_postfix(iterations=seen.n_iterations, objective=f"{seen.objective:.6g}")
+        if self.watch.callback is not None and self.watch.callback(seen) and not last:
+            raise StoppedByCallbackError
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _bar():
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ValueError('progress: needs tqdm; install "jaxem[progress]"') from None
+    return tqdm(total=1, unit="fit", file=sys.stderr, leave=False)
+
+
+def _progress(state: State, volume, seconds) -> Progress:
+    n_pending, taken, busy = (int(host(leaf).sum()) for leaf in (state.n_pending, state.taken, state.busy))
+    known = np.concatenate([np.ravel(host(leaf)) for leaf in (state.fits.objective, state.lanes.objective)])
+    objective = float(np.max(known[np.isfinite(known)], initial=-np.inf))
+    occupancy = int(host(state.n_busy).sum()) / max(int(host(state.n_slots).sum()), 1)
+    n_finished = n_pending - busy - max(n_pending - taken, 0)
+    return Progress(_n_iterations(state), n_finished, n_pending, objective - volume, seconds, occupancy)
+
+
+def _n_iterations(state) -> int:
+    return int(host(state.n_iterations).max())
+
+
+def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch) -> Result:
+    """All fits of a plan, from the host: set out, iterate block by block, finish.
+
+    The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
+    then compiled) in the centred form.
+    """
+    early, late = compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan)
+    wait(early)
+    problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
+    wait(late)
+    volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
+    watcher = Watcher(watch, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
+    state, stage = watcher.resumed((state, np.int32(0)))
+    placement = plan.placement
+
+    def after_block(last=False):
+        watcher.after_block((state, np.int32(stage)), lambda: _progress(state, volume, watcher.seconds), last)
+
+    ladder, stage = plan.screening, int(stage)
+    try:
+        while True:
+            centred = stage > len(ladder)
+            form = problem, algorithm
+            if centred:
+                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
+            limit = jnp.minimum(ladder[stage][0], max_steps) if stage < len(ladder) else max_steps
+            for reached in _blocks(*form, state, tol, limit, placement):
+                state = reached
+                after_block()
+            ended = state
+            if stage < len(ladder):
+                ended, chosen = screen(state, ladder[stage][1])
+            else:
+                chosen = host(state.fits.status) == ILL_CONDITIONED
+                if centred or not chosen.any():
+                    break
+                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
+            # Both at once: wherever an interrupt comes, they belong together.
+            state, stage = go_on(*form, ended, chosen, placement=placement), stage + 1
+        after_block(last=True)
+        fits = state.fits
+    except (KeyboardInterrupt, StoppedByCallbackError):
+        watcher.keep((state, np.int32(stage)))
+        fits = stop(state, placement=placement)
+    finally:
+        watcher.close()
+    return finish(model, problem, weights, fits, state.history, plan, len(state.index))
+
+
+@jax.jit
+def _volume(problem, weights):
+    return (weights * problem.model.log_volume(getattr(problem, "units", None))).sum()
+
+
+def _blocks(problem, algorithm, state, tol, max_steps, placement):
+    """The states after each block, until every fit has ended."""
+    work = work_of_state(problem, algorithm, state)
+    n = int(np.clip(FIRST_WORK / (work.data * work.params), 1, FIRST_BLOCK))
+    if n < FIRST_BLOCK:  # much data: not while what comes before this has its memory too
+        jax.block_until_ready(state)
+    busy = True  # else the first block makes no iteration: cheaper than to look
+    while busy:
+        begun = time.perf_counter()
+        state = iterate(problem, algorithm, state, tol, max_steps, at_most=np.int32(n), placement=placement)
+        busy = (host(state.index) >= 0).any()
+        yield state
+        if jax.process_count() == 1:
+            n = int(np.clip(n * BLOCK_SECONDS / (time.perf_counter() - begun), 1, BLOCK_GROWTH * n))
+        # Else all processes have to agree on what a block is, and each has its own clock.

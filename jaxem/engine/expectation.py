@@ -1,0 +1,170 @@
+"""Data -> (sufficient statistics, log-likelihood) at given params: whole, in chunks, weighted.
+
+Because statistics add up and are linear in the weights, chunks are a scan and padding is weight 0; no model knows.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxem.contract.model import Model, pytree_class, static
+from jaxem.inputs import arrays
+from jaxem.numerics.chunks import cut_rows, even_chunks, first_of, scan_sum
+from jaxem.numerics.devices import summed
+from jaxem.numerics.hardware import hardware
+
+#: What the E-steps of fits side by side may hold of a single row, before there are fewer fits side by side.
+LANES_BYTES = 512 << 20
+
+
+#: Rows of a chunk from which it matters how they lie in the cache (see `Hardware.odd_lines`).
+LONG = 512
+
+
+@pytree_class
+class Problem:
+    """A model and its data, ready for iterating.
+
+    rows: chunks of rows with a leading axis of chunks, [c, m, ...]; or the rows as they came [n, ...], which `opened`
+    cuts. weights: as rows, 0 for padding. total_weight: their sum. n_points: how many rows they amount to, their weight
+    where it counts repetitions, else the rows in use. units: those that rows as they came are moved to.
+
+    chunk: rows per chunk; 0: the rows are cut already. prepared: the rows are `model.prepare`d and in units already.
+    centred: they are to be prepared in the form that keeps its precision (see `Model.prepare`).
+    axis: the axis of devices that the other rows lie along, for a problem that holds those of one device.
+    """
+
+    model: Any
+    rows: Any
+    weights: Any
+    units: Any
+    total_weight: Any
+    n_points: Any
+    chunk: int = static(default=0)
+    prepared: bool = static(default=False)
+    centred: bool = static(default=False)
+    axis: str | None = static(default=None)
+
+    def opened(self) -> "Problem":
+        """The problem with its rows cut into chunks."""
+        if not self.chunk:
+            return self
+        rows, weights = cut_rows(self.rows, self.weights, self.chunk)
+        return dataclasses.replace(self, rows=rows, weights=weights, chunk=0)
+
+    def of_rows(self, x, weights) -> "Problem":
+        """The problem with x and weights for its rows, unless it has those that it prepared."""
+        return self if self.prepared else dataclasses.replace(self, rows=x, weights=weights)
+
+    def prepare(self, rows, weights):
+        return self.model.prepare(
+            rows if self.units is None else self.model.to_units(self.units, rows), weights, self.centred
+        )
+
+    def sums(self, rows, weights, params):
+        """(statistics, log-likelihood) of one chunk."""
+        data = rows if self.prepared else self.prepare(rows, weights)
+        resp, log_prob = self.model.e_step(params, data)
+        stats = self.model.sufficient_statistics(resp, data, weights)
+        return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
+
+    def expectation(self, params):
+        """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
+        here = scan_sum(lambda params, piece: self.sums(piece[0], piece[1], params), params, (self.rows, self.weights))
+        stats, log_lik = summed(here, self.axis)
+        return stats, log_lik + self.model.shared_log_lik(params, stats)
+
+    def no_statistics(self, params):
+        """Zeros in the shape of the statistics."""
+        return _zeros(self.expectation, params)
+
+    def maximize(self, stats, params):
+        return self.model.maximize(stats, params)
+
+
+@pytree_class
+class StepsProblem:
+    """A model whose "statistics" are whatever its M-step takes: one piece of data, no weights (see `from_steps`)."""
+
+    model: Any
+    x: Any
+    total_weight: Any
+    n_points: Any
+
+    def opened(self):
+        return self
+
+    def of_rows(self, x, weights):
+        return dataclasses.replace(self, x=x)
+
+    def expectation(self, params):
+        resp, log_prob = self.model.e_step(params, self.x)
+        return resp, log_prob.sum()
+
+    def no_statistics(self, params):
+        return _zeros(self.expectation, params)
+
+    def maximize(self, stats, params):
+        return self.model.m_step(stats, self.x)
+
+
+def _zeros(expectation, params):
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(expectation, params)[0])
+
+
+def lanes_and_rows(model: Model, x, params, n_lanes: int, centred=False) -> tuple[int, int]:
+    """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
+    data, resp = _bytes_per_row(model, x, params, centred)
+    n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
+    device = hardware()
+    row = data * device.chunk_has_features + 2 * n_lanes * resp
+    fewest = min(device.min_rows, device.min_rows_bytes / row)
+    rows = even_chunks(arrays.n_rows(x), min(max(device.chunk_bytes / row, fewest), device.max_rows))
+    return n_lanes, _odd_lines(rows) if device.odd_lines and rows >= LONG else rows
+
+
+def _odd_lines(rows: int) -> int:
+    """`rows`, or a few more (of weight 0), so that a feature of all of them takes an odd number of 64-byte lines."""
+    lines = -(-rows // 16)
+    return 16 * (lines + 1 - lines % 2)
+
+
+def _bytes_per_row(model, x, params, centred):
+    """(bytes of prepared data, bytes of the E-step of one fit)."""
+    n = 1024  # shapes alone: enough that what all rows share counts for little
+    sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
+    weights = jax.ShapeDtypeStruct((n,), jax.tree.leaves(params)[0].dtype)
+    data = jax.eval_shape(lambda rows, weights: model.prepare(rows, weights, centred), sample, weights)
+    resp = jax.eval_shape(model.e_step, params, data)
+    return max(_bytes(data), 1) / n, max(_bytes(resp), 1) / n
+
+
+def _bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False, store=True, axis=None):
+    """Rows x in chunks of `chunk` (the last one padded by rows of weight 0), in `units`.
+
+    store: prepare them once and keep that, unless it is too much; else the rows are left as they came, and prepared
+    anew in every iteration. axis: the axis of devices that x is spread over, where these are the rows of one.
+    """
+    total, in_use = summed((weights.sum(), (weights > 0).sum().astype(weights.dtype)), axis)
+    n_points = jnp.maximum(total, in_use)
+    if not model.additive:
+        return StepsProblem(model, x, total, n_points)
+    problem = Problem(model, x, weights, units, total, n_points, chunk=chunk, centred=centred, axis=axis)
+    return stored(problem) if store else problem
+
+
+def stored(problem: Problem) -> Problem:
+    """The problem with its rows cut and prepared, unless that is too much to keep."""
+    cut = problem.opened()
+    shape = jax.eval_shape(lambda rows, w: cut.prepare(first_of(rows), w[0]), cut.rows, cut.weights)
+    if len(cut.weights) * _bytes(shape) > hardware().store_bytes:
+        return problem
+    rows = lax.map(lambda piece: cut.prepare(*piece), (cut.rows, cut.weights))
+    return dataclasses.replace(cut, rows=rows, prepared=True)

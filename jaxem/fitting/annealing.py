@@ -1,0 +1,59 @@
+"""Deterministic annealing: EM from flat responsibilities to sharp ones, as a way to start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.fitting.data import check_data, check_start, from_origin
+from jaxem.inputs import arrays
+
+#: Measured on starts of the kind "rows", 64 each: Old Faithful (full, k 3), iris (diag, k 3), ruspini (spherical, k 4)
+#: and geyser (diag, k 4) reach the best optimum from 2, 28, 41, 39 of them, and with this from 39, 62, 58, 64. From 0.1
+#: on, normal components merge into one and stay there; iris (full, k 3) gains nothing.
+EXPONENTS = tuple(np.geomspace(0.5, 1.0, 6).round(3).tolist())
+
+
+def anneal(model, x, start, *, exponents=EXPONENTS, n_steps=5, weights=None):
+    """Params to start from: EM from `start` with responsibilities raised to each of `exponents` in turn.
+
+    At an exponent b < 1 the E-step uses resp_ik proportional to (weights_k p(x_i | k))^b: the objective is smoothed,
+    and poor local maxima of it are passed by before they exist. At the last exponent, 1, it is EM. n_steps: at each.
+    Ueda and Nakano (1998), "Deterministic annealing EM algorithm". It is a start like any other: params in, params out,
+    and traceable, so `jax.vmap` over starts and `fit_restarts(start=...)` go together.
+
+    Raises ValueError for exponents that are not in (0, 1], and for a model without discrete hidden values.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> params = jaxem.anneal(model, x, model.init(jax.random.key(0), x, kind="rows"))
+    >>> round(float(jaxem.fit(model, x, params).log_lik), 2)
+    -1130.26
+    """
+    arrays.check_number("n_steps", n_steps, 1, whole=True)
+    exponents = np.atleast_1d(np.asarray(exponents, float))
+    if not (exponents.ndim == 1 and len(exponents) and ((exponents > 0) & (exponents <= 1)).all()):
+        raise ValueError(f"exponents: expected numbers above 0 and at most 1; got {exponents.tolist()}")
+    data = check_data(model, x, weights, 0, 0, None)
+    start = check_start(model, start, data)
+    levels = jnp.repeat(jnp.asarray(exponents, data.dtype), int(n_steps))
+    origin = data.origin
+    try:
+        params = _anneal(model if origin is None else model.in_units(origin), data.x, data.weights, start, levels)
+    except NotImplementedError:
+        raise ValueError(f"model: {type(model).__name__} has no discrete hidden values to anneal over") from None
+    return params if origin is None else from_origin(model, data, params)
+
+
+@jax.jit
+def _anneal(model, x, weights, start, exponents):
+    units = model.units(x, weights)
+    inner = model.in_units(units)
+    z = inner.prepare(model.to_units(units, x), weights)
+
+    def step(params, exponent):
+        resp = inner.tempered(inner.e_step(params, z).resp, exponent)
+        return inner.maximize(inner.sufficient_statistics(resp, z, weights), params), None
+
+    params = jax.lax.scan(step, inner.settle(model.params_to_units(units, start)), exponents)[0]
+    return model.settle(model.params_from_units(units, params))

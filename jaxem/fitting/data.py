@@ -1,0 +1,180 @@
+"""The data of a fit: checked, in one dtype, on the device or spread over many."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from jaxem.contract.arguments import as_params, check_batch, check_values, n_starts
+from jaxem.inputs import arrays
+from jaxem.numerics.devices import mesh_placement, on_mesh, placement_of, some_rows
+
+
+def join_labels(model, x, labels):
+    """(model, x) with labels, if any, joined to the rows."""
+    arrays.check_model(model)
+    if labels is None:
+        return model, x
+    try:
+        return model.labelled(x, labels)
+    except NotImplementedError:
+        raise ValueError(f"labels: {type(model).__name__} has no hidden value that rows could be labelled by") from None
+
+
+class Data:
+    """Checked rows and weights of a fit in `dtype`.
+
+    Rows on the host are moved to the units `origin` (if any) before they are rounded and placed: until `x` is asked
+    for, a start may still choose others.
+    """
+
+    def __init__(self, model, rows, weights, dtype, traced=False):
+        self.model, self.dtype, self.n, self.origin, self.placement = model, dtype, arrays.n_rows(rows), None, None
+        self.on_host = not traced and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
+        if not traced and model.additive:  # else a padded row would count
+            rows, weights = arrays.pad_rows(rows, weights, arrays.bucket(self.n))
+        self.rows, self.weights = rows, arrays.on_device(weights, dtype)
+
+    @functools.cached_property
+    def x(self):
+        rows = self.rows
+        if self.origin is not None:
+            rows = arrays.map_rows(lambda block: self.model.to_units(self.origin, block), rows, self.dtype)
+        return jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), rows)
+
+
+def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
+    """The data of a fit and its options, checked as far as their values are known."""
+    arrays.check_model(model)
+    arrays.check_number("tol", tol, 0)
+    arrays.check_number("max_steps", max_steps, 0, whole=True, maximum=2**31 - 1)
+    if chunk_size is not None:
+        arrays.check_concrete("chunk_size", chunk_size)
+        arrays.check_number("chunk_size", chunk_size, 1, whole=True)
+    for name, value in (("weights", weights), ("chunk_size", chunk_size)):
+        if value is not None and not model.additive:
+            raise ValueError(f"{name}: from_steps has no additive statistics; write a Model to use {name}")
+    x = arrays.on_host(model.rows(x))
+    if (placement := placement_of(x)) and model.additive:
+        return spread_data(model, x, weights, placement)
+    wide = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x)))
+    dtype = jax.dtypes.canonicalize_dtype(wide)
+    traced = arrays.is_traced(x)
+    if traced:
+        model.check_shapes(x)
+    else:
+        model.check_finite(x)
+        model.check(x)
+    weights = arrays.as_weights(weights, arrays.n_rows(x), dtype)
+    model.check_fit(x, weights, dtype)
+    data = Data(model, x, weights, dtype, traced or arrays.is_traced(weights))
+    if data.on_host and wide != dtype:
+        data.origin = model.origin(data.rows)
+    return data
+
+
+def spread_data(model, x, weights, placement) -> Data:
+    """The data of a fit whose rows lie on many devices and stay there. Checks that need rows see some of them."""
+    dtype = jax.tree.leaves(x)[0].dtype
+    x = on_mesh(x, placement, placement.of_rows)
+    if not hasattr(weights, "sharding"):
+        given = arrays.as_weights(weights, arrays.n_rows(x), dtype)
+        weights = jax.device_put(given, NamedSharding(placement.mesh, placement.of_rows))
+    weights = on_mesh(weights, placement, placement.of_rows)
+    finite, positive = _sound(x, weights)
+    if not positive:
+        raise ValueError("weights: expected finite numbers of at least 0, and not all 0")
+    sample = some_rows(x, weights, SPREAD_SAMPLE, placement)
+    if not finite and not _takes_holes(model, sample):
+        raise ValueError("x: some rows hold NaN or infinite values")
+    model.check(sample)
+    model.check_fit(sample, np.ones(arrays.n_rows(sample), dtype), dtype)
+    data = Data(model, x, weights, dtype, traced=True)
+    data.placement = placement
+    return data
+
+
+def _takes_holes(model, rows) -> bool:
+    """Whether NaN is data to the model."""
+    try:
+        model.check_finite(jax.tree.map(lambda leaf: np.full_like(leaf[:1], np.nan), rows))
+    except ValueError:
+        return False
+    return True
+
+
+#: Rows, of those that are spread over devices, that the checks of a model look at.
+SPREAD_SAMPLE = 1 << 14
+
+
+@jax.jit
+def _sound(x, weights):
+    """Whether all rows in use are finite, and whether the weights are weights."""
+    finite = [
+        jnp.isfinite(jnp.where(weights.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, 0)).all()
+        for leaf in jax.tree.leaves(x)
+    ]
+    return jnp.stack(finite).all(), jnp.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0)
+
+
+def check_start(model, start, data: Data, batch=False):
+    """`start` as arrays of the data's dtype, in the units of its origin (which it may choose)."""
+    if arrays.is_traced(start):
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
+    start = as_params(model, start, "start")
+    if batch:
+        n_starts(start, "start")
+    one = jax.tree.map(lambda leaf: leaf[0], start) if batch else start
+    if arrays.is_traced(data.rows) or data.placement is not None:
+        model.check_shapes(data.rows, one)
+    else:
+        model.check(data.rows, one)
+    (check_batch if batch else check_values)(model, start, "start")
+    if data.on_host and data.dtype == np.float32 and model.additive:
+        data.origin = model.origin(data.rows, one)
+    start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
+    if data.origin is not None:
+        start = model.params_to_units(data.origin, start)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(data.dtype), start)
+
+
+def from_origin(model, data, params):
+    """Params in the units of data.origin, carried back in float64 on the host and rounded there."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    params = model.params_from_units(data.origin, params)
+    return jax.tree.map(lambda leaf: arrays.on_device(np.asarray(leaf), data.dtype), params)
+
+
+def shard_rows(x, mesh: Mesh, weights=None) -> tuple[Any, jax.Array]:
+    """(x, weights) with the rows spread over `mesh`, for `fit`, `fit_restarts` and anything else that takes weights.
+
+    x: rows [n, ...] (or a tuple of arrays); with several processes, the rows of this one. They are padded with rows of
+    weight 0 where they do not divide evenly. mesh: its axis "rows" (or its only axis) gets the rows; an axis "restarts"
+    deals out the starts of `fit_restarts`. weights: sample weights [n].
+
+    Raises ValueError for a mesh with other axes.
+
+    >>> import jax, jaxem
+    >>> mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
+    >>> x, weights = jaxem.shard_rows(jaxem.datasets.old_faithful(), mesh)
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), weights=weights, n_restarts=4)
+    >>> round(float(best.log_lik), 1)
+    -1130.3
+    """
+    placement = mesh_placement(mesh)
+    x = arrays.as_rows(x)
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x))))
+    n = arrays.n_rows(x)
+    weights = arrays.as_weights(weights, n, dtype)
+    counts = np.ravel(multihost_utils.process_allgather(np.asarray(n)))
+    here = max(placement.mesh.local_mesh.shape[placement.rows], 1)
+    x = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), x)
+    x, weights = arrays.pad_rows(x, weights, here * arrays.bucket(-(-int(counts.max()) // here)))
+    sharding = NamedSharding(placement.mesh, placement.of_rows)
+    place = lambda leaf: jax.make_array_from_process_local_data(sharding, leaf)  # noqa: E731
+    return jax.tree.map(place, x), place(weights)

@@ -1,0 +1,159 @@
+"""`fit`: from what a person gives to the loop, and back. `solve` is the compiled part, shared with restarts."""
+
+import jax
+import numpy as np
+
+from jaxem.algorithms.em import EM
+from jaxem.engine.blocks import Watch, solve_in_blocks
+from jaxem.engine.loop import HONEST, Result, Status
+from jaxem.engine.programs import Plan, solve
+from jaxem.fitting.data import check_data, check_start, from_origin, join_labels
+from jaxem.inputs import arrays
+from jaxem.numerics.chunks import even_chunks
+
+#: Nats per unit of weight (per example). A slow fit gains about this much in each of its last hundreds of steps.
+DEFAULT_TOL = 1e-8
+DEFAULT_MAX_STEPS = 2000
+
+#: Length of the history where `max_steps` is traced and its value is not known.
+TRACED_HISTORY = 1024
+
+
+def fit(
+    model,
+    x,
+    start,
+    *,
+    weights=None,
+    labels=None,
+    algorithm=EM(),  # noqa: B008  (immutable)
+    tol=DEFAULT_TOL,
+    max_steps=DEFAULT_MAX_STEPS,
+    chunk_size=None,
+    callback=None,
+    progress=False,
+    checkpoint=None,
+) -> Result:
+    """Maximise the objective (log-likelihood + log prior) of `model` on `x`, beginning at `start`.
+
+    x: rows, [n, ...] (or a tuple of arrays with n rows each). start: params. weights: [n], a row of weight w counts
+    as w rows. labels: what is known of the hidden values, [n] of int (-1: unknown; an HMM's are [n, t]), or [n, k] of
+    bool (the values that each row allows) or of numbers >= 0 (prior responsibilities), see `jaxem.observed.labelled`.
+    algorithm: `EM()`, `SQUAREM()`, `Anderson()`, or `Gradient(optimizer)`.
+    tol: stop when a step gains less than this many nats per unit of weight (per example); gains below what the dtype
+    resolves always stop it. max_steps: M-steps at most.
+    chunk_size: rows per pass; with it nothing larger than chunk_size x k is ever stored, without it what does not
+    change is computed once and kept.
+    callback, progress, checkpoint: see `jaxem.engine.blocks`; the fit has the same bits with and without them.
+
+    Returns a `Result` with the params, total log-likelihood in nats and an honest `status`. tol, max_steps, weights,
+    start and hyperparameters are traced: new values compile nothing. `fit` itself can be compiled, vmapped and
+    differentiated (implicitly, through the fixed point: see `jaxem.differentiation`).
+
+    Raises ValueError for arguments that are unusable, and never because of how the fit went.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+    >>> result.message
+    'CONVERGED: converged: the last step gained less than tol per unit of weight'
+    >>> round(float(result.log_lik), 2)
+    -1130.26
+    """
+    model, x = join_labels(model, x, labels)
+    data = check_data(model, x, weights, tol, max_steps, chunk_size)
+    start = check_start(model, start, data)
+    starts = jax.tree.map(lambda leaf: leaf[None], start)
+    watch = Watch.of(callback, progress, checkpoint)
+    return run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, alone=True, watch=watch)
+
+
+def one_of(fits: Result, index) -> Result:
+    """One fit of many, taken on the host where that can be: on the device every shape is one more program."""
+    if arrays.is_traced((fits, index)):
+        return jax.tree.map(lambda leaf: leaf[index], fits)
+    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[int(index)], fits))
+
+
+def run_fit(
+    model,
+    data,
+    algorithm,
+    tol,
+    max_steps,
+    chunk_size,
+    *,
+    starts=None,
+    key=None,
+    make_starts=None,
+    n_lanes=1,
+    watch=Watch(),  # noqa: B008  (immutable)
+    screening=(),
+    alone=False,
+) -> Result:
+    """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back.
+
+    alone: there is one start, and the result has no axis for it.
+    """
+    arrays.check_algorithm(algorithm)
+    if algorithm.needs_statistics and not model.additive:
+        name = type(algorithm).__name__
+        raise ValueError(f"algorithm: from_steps has no additive statistics; write a Model to use {name}")
+    if make_starts is not None:
+        arrays.check_key(key)
+    if arrays.is_traced(max_steps):
+        length = n_history = TRACED_HISTORY
+    else:
+        length = int(max_steps)
+        n_history = max(128, 1 << max(length - 1, 0).bit_length())
+    if chunk_size is not None:
+        here = len(data.weights) // (1 if data.placement is None else data.placement.mesh.shape[data.placement.rows])
+        chunk_size = even_chunks(here, int(chunk_size))
+    plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement, screening, alone)
+    inner = model if data.origin is None else model.in_units(data.origin)
+    limits = arrays.as_number(tol, data.dtype), arrays.as_number(max_steps, np.int32)
+    call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
+    if arrays.is_traced(call[:-1]):
+        watch.refuse_trace()
+        # Where neither model nor data are traced nobody differentiates, and there is less to compile.
+        result = solve(*call, differentiable=arrays.is_traced((inner, data.x, data.weights)))
+        return result._replace(history=result.history[..., :length])
+    if data.origin is not None and (watch.callback or watch.progress):
+        watch = watch._replace(volume=_volume_of_origin(model, data))
+    result = solve_in_blocks(*call, watch=watch)
+    # Cut on the host: slicing on the device would compile a program for every max_steps.
+    result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
+    if data.placement is not None and alone:
+        result = jax.device_put(jax.tree.map(np.asarray, result))  # off the mesh
+    elif data.placement is not None:
+        # Groups of devices that do restarts of their own have the same number of them each.
+        n_fits = plan.make_starts.n if plan.make_starts is not None else arrays.n_rows(starts)
+        result = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_fits], result)
+    return result if data.origin is None else _from_origin(model, data, result)
+
+
+def _volume_of_origin(model, data):
+    return np.sum(np.asarray(data.weights, np.float64) * model.log_volume(data.origin))
+
+
+def _from_origin(model, data, result):
+    """A result in the units of data.origin, carried back."""
+    params = from_origin(model, data, result.params)
+    volume = _volume_of_origin(model, data)
+
+    def rounded(leaf):
+        return arrays.on_device(np.asarray(leaf), data.dtype)
+
+    moved = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
+    if volume:
+        moved = {name: rounded(np.asarray(value, np.float64) - volume) for name, value in moved.items()}
+    settle = jax.vmap(model.settle) if result.status.ndim else model.settle
+    return result._replace(params=settle(params), **moved)
+
+
+def raise_if_failed(result) -> None:
+    """Raise RuntimeError with the status's message unless the fit ended at a finite, proper point (host side)."""
+    for status in np.atleast_1d(np.asarray(result.status)):
+        if Status(int(status)) not in HONEST:
+            raise RuntimeError(f"{Status(int(status)).name}: {Status(int(status)).message}")

@@ -1,0 +1,194 @@
+"""Online EM over a stream, and going on with new data batch by batch."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxem.algorithms.em import choose
+from jaxem.algorithms.online import OnlineEM
+from jaxem.engine.blocks import Progress, StoppedByCallbackError, Watcher
+from jaxem.engine.expectation import Problem
+from jaxem.engine.loop import Finished, Result, Status, all_finite
+from jaxem.fitting.data import check_data, check_start, from_origin
+from jaxem.inputs.sources import SourceError
+from jaxem.numerics.chunks import cut_rows
+
+
+class Trail(NamedTuple):
+    """Where online EM is. stats: mean statistics per unit of weight. n_steps: batches so far.
+
+    average: the sum of `stats` over the n_averaged batches of this pass. log_lik, weight: sums over them, each batch's
+    log-likelihood under the params it met.
+    """
+
+    params: Any
+    stats: Any
+    n_steps: jax.Array
+    average: Any
+    n_averaged: jax.Array
+    log_lik: jax.Array
+    weight: jax.Array
+
+
+@jax.jit
+def _begin(problem: Problem, params) -> Trail:
+    stats = problem.opened().no_statistics(params)
+    zero, none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), jnp.int32)
+    return Trail(params, stats, none, stats, none, zero, zero)
+
+
+@jax.jit
+def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail:
+    """The trail after the rows of a problem, batch by batch; total: the weight that statistics are scaled to."""
+    rows, weights = cut_rows(problem.rows, problem.weights, min(algorithm.batch_size, len(problem.weights)))
+
+    def step(trail: Trail, batch):
+        rows, weights = batch
+        weight = weights.sum()
+        stats, log_lik = problem.sums(rows, weights, trail.params)
+        log_lik = log_lik + problem.model.shared_log_lik(trail.params, stats)
+        mean = jax.tree.map(lambda leaf: leaf / jnp.where(weight > 0, weight, 1), stats)
+        new_stats = algorithm.follow(trail.stats, mean, trail.n_steps)
+        params = problem.maximize(jax.tree.map(lambda leaf: total * leaf, new_stats), trail.params)
+        new = Trail(
+            params,
+            new_stats,
+            trail.n_steps + 1,
+            jax.tree.map(jnp.add, trail.average, new_stats),
+            trail.n_averaged + 1,
+            trail.log_lik + log_lik,
+            trail.weight + weight,
+        )
+        # A batch that holds nothing, or that would lead out of the parameter space, is left out.
+        taken = (weight > 0) & all_finite((params, new_stats, log_lik))
+        return choose(taken, new, trail), None
+
+    return lax.scan(step, trail, (rows, weights))[0]
+
+
+def _new_pass(trail: Trail) -> Trail:
+    """The trail with nothing summed yet of this pass."""
+    none = jax.tree.map(jnp.zeros_like, trail)
+    return trail._replace(**{name: getattr(none, name) for name in ("average", "n_averaged", "log_lik", "weight")})
+
+
+@jax.jit
+def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
+    """The params of a pass."""
+    if not algorithm.averaged:
+        return trail.params
+    mean = jax.tree.map(lambda leaf: total * leaf / jnp.maximum(trail.n_averaged, 1), trail.average)
+    params = problem.maximize(mean, trail.params)
+    return choose(all_finite(params) & (trail.n_averaged > 0), params, trail.params)
+
+
+def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
+    """Passes of online EM until one gains less than tol per unit of weight over the last, then one look at the end."""
+    problem = stream.problem()
+    total = jnp.asarray(stream.source.n_rows, stream.dtype)
+    trail, history, n_passes = _begin(problem, stream.start), np.full(max_steps, np.nan, stream.dtype), 0
+    watcher = Watcher(watch, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
+    trail, history, n_passes, small = watcher.resumed((trail, history, np.asarray(0), np.asarray(False)))
+
+    def kept():
+        return trail, history, np.asarray(n_passes), np.asarray(small)
+
+    def progress():
+        value = float(history[int(n_passes) - 1]) - float(stream.volume)
+        return Progress(int(n_passes), int(bool(small)), 1, value, watcher.seconds, 1.0)
+
+    try:
+        while int(n_passes) < max_steps and not small:
+            trail = _new_pass(trail)
+            for rows, weights in stream.blocks():
+                block = dataclasses.replace(problem, rows=rows, weights=weights, chunk=0)
+                trail = _follow(block, algorithm, trail, total)
+            history, n_passes = history.copy(), int(n_passes) + 1
+            history[n_passes - 1] = trail.log_lik
+            gain = (history[n_passes - 1] - history[n_passes - 2]) / float(trail.weight) if n_passes > 1 else np.inf
+            small = bool(gain <= float(tol))
+            watcher.after_block(kept(), progress, last=small or n_passes == max_steps)
+        status = Status.CONVERGED if small else Status.MAX_STEPS
+    except (KeyboardInterrupt, StoppedByCallbackError):
+        status = Status.INTERRUPTED
+    except SourceError as error:
+        error.result = _result(stream, algorithm, trail, total, history, n_passes, Status.INTERRUPTED, look=False)
+        raise
+    finally:
+        watcher.close()
+    return _result(stream, algorithm, trail, total, history, n_passes, status)
+
+
+def _result(stream, algorithm, trail, total, history, n_passes, status, look=True) -> Result:
+    problem = stream.problem()
+    params = _averaged(problem, algorithm, trail, total)
+    stats, log_lik = stream.look(problem, params) if look else (trail.stats, jnp.asarray(np.nan, stream.dtype))
+    objective = log_lik + stream.inner.log_prior(params)
+    count = jnp.asarray(int(n_passes), jnp.int32)
+    fits = Finished(params, log_lik, objective, jnp.asarray(int(status), jnp.int32), count, count + look)
+    size = stats if stream.inner.judged_by_statistics else stream.problem().n_points
+    return stream.result(fits, history, size)
+
+
+class OnlineState(NamedTuple):
+    """A model that goes on learning. params: those to use now, in the data's units. The rest is what it remembers."""
+
+    params: Any
+    trail: Trail
+    units: Any
+    origin: Any
+    total_weight: Any
+
+
+def fit_partial(model, x, state, *, weights=None, algorithm=OnlineEM()) -> OnlineState:  # noqa: B008  (immutable)
+    """Go on with new rows: `state` is what the last call returned, or params to start from.
+
+    x, weights: new rows, looked at once, in batches of `algorithm.batch_size`. The first call's rows set the standard
+    units, so they should be representative. `state.params` are the params after them.
+
+    >>> import jax, jaxem
+    >>> x = jax.random.permutation(jax.random.key(1), jaxem.datasets.old_faithful())
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> state = model.init(jax.random.key(0), x)
+    >>> for batch in (x[:100], x[100:200], x[200:]):
+    ...     state = jaxem.fit_partial(model, batch, state)
+    >>> bool(model.log_prob(state.params, x).mean() > -4.3)
+    True
+    """
+    data = check_data(model, x, weights, 0, 0, None)
+    if not model.additive:
+        raise ValueError("model: from_steps has no additive statistics; write a Model to use fit_partial")
+    if isinstance(state, OnlineState):
+        data.origin, start = state.origin, None
+    else:
+        start = check_start(model, state, data)
+    moved = model if data.origin is None else model.in_units(data.origin)
+    problem, begun = _problem(moved, data.x, data.weights, start, state.units if start is None else None)
+    trail, before = (begun, 0.0) if start is not None else (state.trail, state.total_weight)
+    total = jnp.asarray(before + float(np.sum(np.asarray(data.weights))), data.dtype)
+    trail = _follow(problem, algorithm, trail, total)
+    params = _to_data(moved, problem.units, trail.params)
+    params = params if data.origin is None else from_origin(model, data, params)
+    return OnlineState(model.settle(params), trail, problem.units, data.origin, float(total))
+
+
+@jax.jit
+def _problem(model, x, weights, start, units):
+    """(problem, trail that is to begin at start or None)."""
+    units = model.units(x, weights) if start is not None else units
+    inner = model.in_units(units)
+    total = weights.sum()
+    problem = Problem(inner, x, weights, units, total, total)
+    if start is None:
+        return problem, None
+    opened = dataclasses.replace(problem, chunk=len(weights))
+    return problem, _begin(opened, inner.settle(model.params_to_units(units, start)))
+
+
+@jax.jit
+def _to_data(model, units, params):
+    return model.params_from_units(units, params)

@@ -1,0 +1,233 @@
+"""Many starts in one compiled program, each with its own end; the best honest one wins."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.algorithms.em import EM
+from jaxem.engine.blocks import Watch
+from jaxem.engine.loop import HONEST, Result, Status
+from jaxem.fitting.data import check_data, check_start, join_labels
+from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL, one_of, run_fit
+from jaxem.inputs import arrays
+from jaxem.numerics.chunks import map_in_batches
+from jaxem.numerics.hardware import hardware
+
+#: Fits side by side in the loop at least, however many components they have.
+MIN_LANES = 8
+
+#: Starts look at no more rows than this, drawn at random in proportion to their weights.
+START_ROWS = 20_000
+
+
+class Restarts(NamedTuple):
+    """best: the best finite, honest fit. all: every fit, leaves [r, ...], in the order of the starts."""
+
+    best: Result
+    all: Result
+
+
+def fit_restarts(
+    model,
+    x,
+    key,
+    *,
+    n_restarts=None,
+    start=None,
+    weights=None,
+    labels=None,
+    algorithm=EM(),  # noqa: B008  (immutable)
+    tol=DEFAULT_TOL,
+    max_steps=DEFAULT_MAX_STEPS,
+    chunk_size=None,
+    screening=None,
+    callback=None,
+    progress=False,
+    checkpoint=None,
+) -> Restarts:
+    """Fit `model` from many starts side by side, and return all fits and the best.
+
+    start: None cycles through the model's kinds of random start (`model.start_kinds`), one name uses only that kind,
+    and params with a leading axis are taken as they are. Restart r depends on `key` and r alone, not on how many
+    there are. screening: a `Screening`, to go on with the most promising starts alone. The other arguments are those
+    of `fit`.
+
+    The best is the fit with the highest objective among those whose status is honest: a collapsed component
+    (DEGENERATE) may score higher and does not win; only if no start is left is a failed one returned, with its
+    status. No start that dies changes another.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=16)
+    >>> round(float(best.log_lik), 1), every.status.shape
+    (-1126.3, (16,))
+    """
+    model, x = join_labels(model, x, labels)
+    data = check_data(model, x, weights, tol, max_steps, chunk_size)
+    if start is None or isinstance(start, str):
+        n_restarts = 1 if n_restarts is None else n_restarts
+        arrays.check_number("n_restarts", n_restarts, 1, whole=True)
+        if start is not None and start not in model.start_kinds:
+            raise ValueError(f"start: expected one of {', '.join(model.start_kinds)}, or params; got {start!r}")
+        kinds = tuple(range(len(model.start_kinds))) if start is None else (model.start_kinds.index(start),)
+        n_restarts = int(n_restarts)
+        starts = {"key": key, "make_starts": StartMaker(kinds, n_restarts)}
+    else:
+        starts = {"starts": check_start(model, start, data, batch=True)}
+        given = arrays.n_rows(start)
+        if n_restarts not in (None, given):
+            raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
+        n_restarts = given
+    watch = Watch.of(callback, progress, checkpoint)
+    options = dict(n_lanes=lanes_for(model), watch=watch, screening=_ladder(screening))
+    fits = run_fit(model, data, algorithm, tol, max_steps, chunk_size, **options, **starts)
+    return Restarts(one_of(fits, best_of(fits)), fits)
+
+
+def subsampled_starts(model, x, key, n_rows, *, n_restarts=64, n_kept=1, weights=None, **options):
+    """The best optima of n_restarts fits of n_rows rows, stacked, as `start` for fits of all rows.
+
+    Where rows are many, restarts belong on few of them: what tells a good optimum from a bad one shows there, and a
+    fit of all rows that begins at it is near its end. The rows are drawn at random without replacement. n_kept: so
+    many different optima are kept, best first; fewer if there are no more. The other arguments are those of
+    `fit_restarts`. x: an array or memmap of rows, or a tuple of them.
+
+    Raises ValueError where n_rows is more than there are.
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> starts = jaxem.subsampled_starts(model, x, jax.random.key(0), 100, n_restarts=8)
+    >>> round(float(jaxem.fit_restarts(model, x, jax.random.key(0), start=starts).best.log_lik), 1)
+    -1130.3
+    """
+    n = arrays.n_rows(x)
+    arrays.check_number("n_rows", n_rows, 1, maximum=n, whole=True)
+    arrays.check_number("n_kept", n_kept, 1, whole=True)
+    draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    at = np.sort(draws.choice(n, int(n_rows), replace=False))
+    x, weights = jax.tree.map(lambda leaf: np.asarray(leaf[at]), (x, weights))
+    fits = fit_restarts(model, x, key, n_restarts=n_restarts, weights=weights, **options).all
+    honest = np.isin(fits.status, np.asarray(HONEST)) & np.isfinite(fits.objective)
+    if honest.any():
+        fits = fits._replace(objective=np.where(honest, fits.objective, -np.inf))
+        kept = [each.restarts[0] for each in optima(fits) if np.isfinite(each.objective)][: int(n_kept)]
+    else:
+        kept = [int(best_of(fits))]
+    return jax.tree.map(lambda leaf: leaf[np.asarray(kept)], fits.params)
+
+
+class Screening(NamedTuple):
+    """A ladder of short runs: after each of `steps`, only the share `keep` of the fits under way goes on.
+
+    It costs a fraction of running every start to its end, and it can lose the best optimum: what leads after a few
+    steps need not win. Those left out have the status SCREENED and the params they had reached.
+    (The emEM of Biernacki, Celeux and Govaert 2003 is a ladder of one rung.)
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=64, screening=jaxem.Screening())
+    >>> round(float(best.log_lik), 1), int((every.status == jaxem.Status.SCREENED).sum()) > 40
+    (-1126.3, True)
+    """
+
+    steps: tuple = (5, 15, 40)
+    keep: float = 0.25
+
+
+def _ladder(screening) -> tuple:
+    if screening is None:
+        return ()
+    if not isinstance(screening, Screening):
+        raise ValueError(f"screening: expected None or a jaxem.Screening; got {screening!r}")
+    steps = tuple(screening.steps) if isinstance(screening.steps, Iterable) else (screening.steps,)
+    for each in steps:
+        arrays.check_number("screening.steps", each, 1, whole=True)
+    if not steps or list(steps) != sorted(set(steps)):
+        raise ValueError(f"screening.steps: expected numbers that rise; got {screening.steps!r}")
+    arrays.check_number("screening.keep", screening.keep, 0, exclusive=True, maximum=1)
+    return tuple((int(each), float(screening.keep)) for each in steps)
+
+
+def lanes_for(model) -> int:
+    """How many fits to run side by side: a number that does not depend on how many there are."""
+    device = hardware()
+    k = getattr(model, "n_components", 1)
+    return int(np.clip(device.lane_components // k, MIN_LANES, device.max_lanes))
+
+
+def best_of(fits: Result):
+    """Index of the highest objective among the honest fits; among all finite ones if none is honest."""
+    module = jnp if arrays.is_traced(fits) else np  # a handful of small programs would be compiled on the host
+    status, objective = module.asarray(fits.status), module.asarray(fits.objective)
+    honest = module.isin(status, np.asarray(HONEST))
+    finite = module.isfinite(objective)
+    score = module.where(finite, objective, -module.inf)
+    preferred = module.where(honest & finite, score, -module.inf)
+    return module.where((honest & finite).any(), module.argmax(preferred), module.argmax(score))
+
+
+class StartMaker(NamedTuple):
+    """n starts of the given kinds (indices into `model.start_kinds`) in turn, made inside the compiled program."""
+
+    kinds: tuple
+    n: int
+
+    def __call__(self, model, units, x, weights, key):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
+        if arrays.n_rows(x) > START_ROWS:
+            chance = weights / weights.sum()
+            drawn = jax.random.choice(keys[0], len(weights), (START_ROWS,), p=chance)
+            x, weights = jax.tree.map(lambda leaf: leaf[drawn], x), jnp.ones(START_ROWS, weights.dtype)
+        z = model.to_units(units, x)
+        kinds = jnp.asarray(np.resize(self.kinds, self.n))
+        batch = max(1, min(self.n, hardware().batch_rows // arrays.n_rows(z)))
+        return map_in_batches(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch)
+
+
+class Optimum(NamedTuple):
+    """A group of fits that ended at the same objective."""
+
+    objective: float
+    n_restarts: int
+    restarts: list
+    statuses: dict
+
+
+def optima(fits: Result, atol=None) -> list[Optimum]:
+    """The different optima that restarts reached, best first: how many found each, and with which status.
+
+    Two finite fits belong together when their objectives differ by at most `atol` nats (by default what the stopping
+    rule and the dtype leave open: 1e-3, or 1e-5 of the objective in float32).
+
+    >>> import jax, jaxem
+    >>> x = jaxem.datasets.old_faithful()
+    >>> fits = jaxem.fit_restarts(jaxem.gaussian_mixture(2), x, jax.random.key(0), n_restarts=16).all
+    >>> jaxem.optima(fits)[0].n_restarts
+    16
+    """
+    objective = np.asarray(fits.objective, np.float64)
+    status = np.asarray(fits.status)
+    if atol is None:
+        eps = np.finfo(np.asarray(fits.objective).dtype).eps
+        atol = max(1e-3, 100 * eps * np.abs(objective[np.isfinite(objective)]).max(initial=0))
+    groups = []
+    for r in np.argsort(-np.where(np.isfinite(objective), objective, -np.inf)):
+        if groups and (abs(groups[-1][0] - objective[r]) <= atol or not np.isfinite(objective[r])):
+            groups[-1][1].append(int(r))
+        else:
+            groups.append((objective[r], [int(r)]))
+    return [
+        Optimum(float(value), len(members), sorted(members), _count_statuses(status[members]))
+        for value, members in groups
+    ]
+
+
+def _count_statuses(status):
+    values, counts = np.unique(status, return_counts=True)
+    return {Status(int(v)).name: int(c) for v, c in zip(values, counts, strict=True)}

@@ -1,0 +1,113 @@
+"""Mixtures that differ only in how many components they have, fitted in one compiled program.
+
+A component of weight 0 takes no row in the E-step and keeps weight 0 in the M-step, so a mixture of k components is a
+mixture of more of which only k are active. Compiling costs far more than iterating where data are small.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.algorithms.em import EM
+from jaxem.contract.family import map_components
+from jaxem.contract.model import Model
+from jaxem.engine.loop import Status
+from jaxem.families.exponential_family import ExponentialFamily
+from jaxem.fitting.data import check_data
+from jaxem.fitting.fit import run_fit
+from jaxem.fitting.restarts import START_ROWS, Restarts, best_of, lanes_for
+from jaxem.inputs import arrays
+from jaxem.latent.mixture import Mixture
+from jaxem.numerics.chunks import map_in_batches
+from jaxem.numerics.hardware import hardware
+
+#: Rows times restarts up to which one program for all sizes is the faster way. Measured on CPU, the time of a first
+#: sweep, and of one whose programs were compiled before, as shares of that with a program for each size: 4 sizes,
+#: 6,000 rows: 0.4, 0.6; 4 sizes, 20,000 rows: 0.5, 0.65; 12 sizes, 6,000 rows: 0.65, 1. Iterations are as wide as the
+#: largest size, but lanes are refilled from one long queue. Larger sweeps were not measured.
+SHARED_ROWS = 64 * START_ROWS
+
+
+class SizedStarts(NamedTuple):
+    """n starts of every size, made inside the compiled program: restart r is the same for one size as for many."""
+
+    sizes: tuple
+    n: int
+
+    def __call__(self, model, units, x, weights, key):
+        z = model.to_units(units, x)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
+        kinds = np.resize(range(len(model.start_kinds)), self.n)
+        plan = (
+            jnp.tile(keys, len(self.sizes)),
+            jnp.asarray(np.tile(kinds, len(self.sizes))),
+            jnp.asarray(np.repeat(self.sizes, self.n)),
+        )
+        batch = max(1, min(len(self.sizes) * self.n, hardware().batch_rows // arrays.n_rows(z)))
+        return map_in_batches(lambda each: model.init(each[0], z, weights, *each[1:]), plan, batch)
+
+
+def groups(models: dict, n_rows, n_restarts, algorithm) -> list[list]:
+    """The names of `models`, those together that one program is to fit."""
+    small = n_rows <= START_ROWS and n_rows * n_restarts <= SHARED_ROWS and isinstance(algorithm, EM)
+    together: dict = {}
+    for name, model in models.items():
+        together.setdefault(_kind(model) if small and _can_be_padded(model) else name, []).append(name)
+    return list(together.values())
+
+
+def _can_be_padded(model):
+    """A mixture with free weights and no prior (a prior would speak of the components that are not there)."""
+    if type(model) is not Mixture or model.mixing != "free" or not isinstance(model.component, ExponentialFamily):
+        return False
+    return Model.log_prior is type(model).log_prior is type(model.component).log_prior
+
+
+def _kind(model):
+    """What two mixtures of different sizes must have in common: everything else."""
+    leaves, structure = jax.tree.flatten(dataclasses.replace(model, n_components=1))
+    return structure, tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in leaves)
+
+
+def fit_sizes(models, x, key, *, n_restarts, weights, algorithm, tol, max_steps) -> list[Restarts]:
+    """`fit_restarts` of every model (mixtures of one kind and different sizes), in one program."""
+    sizes = [model.n_components for model in models]
+    largest = models[int(np.argmax(sizes))]
+    data = check_data(largest, x, weights, tol, max_steps, None)
+    starts = {"key": key, "make_starts": SizedStarts(tuple(sizes), n_restarts)}
+    fits = run_fit(largest, data, algorithm, tol, max_steps, None, n_lanes=lanes_for(largest), **starts)
+    fits = jax.tree.map(np.asarray, fits)
+    used = np.asarray(data.weights)
+    n_points = max(used.sum(), (used > 0).sum())
+    every = []
+    for i, model in enumerate(models):
+        own = jax.tree.map(lambda leaf, at=i * n_restarts: leaf[at : at + n_restarts], fits)
+        own = _unpadded(model, own, float(n_points))
+        best = int(best_of(own))
+        # Moved and not converted: a conversion compiles a program for every shape.
+        every.append(Restarts(*jax.device_put((jax.tree.map(lambda leaf, at=best: np.asarray(leaf[at]), own), own))))
+    return every
+
+
+def _unpadded(model, fits, n_points):
+    """Fits [r] without the components that were never active, and a status that does not count them as empty."""
+    k = model.n_components
+    components = map_components(model.component, lambda leaf: leaf[:, :k], fits.params.components)
+    params = fits.params._replace(weights=fits.params.weights[:, :k], components=components)
+    empty = np.asarray(model.empty(params, n_points)).reshape(len(fits.status), -1).any(1)
+    status = np.where((fits.status == Status.EMPTY) & ~empty, Status.CONVERGED, fits.status).astype(fits.status.dtype)
+    return fits._replace(params=params, status=status, degenerate=fits.degenerate[:, :k])
+
+
+def padded(model, params, k):
+    """Params of `model` as those of a mixture of k components, the added ones of weight 0 (host side)."""
+
+    def grow(leaf):
+        return np.concatenate([leaf, np.repeat(leaf[:1], k - model.n_components, 0)])
+
+    params = jax.tree.map(np.asarray, params)
+    weights = np.concatenate([params.weights, np.zeros(k - model.n_components, params.weights.dtype)])
+    return params._replace(weights=weights, components=map_components(model.component, grow, params.components))

@@ -1,0 +1,1 @@
+"""What one asks of a finished fit: criteria, alignment, bounds, comparisons, files."""

@@ -1,0 +1,255 @@
+"""Models and fits on disk: npz arrays under a JSON header, checked on the way in, and unable to run code.
+
+The file is a `container`. Classes appear in it by name and are looked up among jaxem's own and those the caller names;
+functions and pickled objects are refused both ways.
+"""
+
+import dataclasses
+import os
+import types as _types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.model import Model
+from jaxem.engine import container
+
+
+def save(path, model, result_or_params, *, types=()) -> None:
+    """Write a model and its params, or a whole `Result` or `Restarts`, to the file `path` (npz).
+
+    Every array keeps its bits and dtype. The file appears complete or not at all: it is written beside `path`, synced
+    to disk, then renamed. types: your own model and params classes (NamedTuples or dataclasses) inside the two.
+
+    Raises ValueError for what a file cannot hold, naming where it sits: functions (so no `from_steps` models), classes
+    that are neither jaxem's nor in `types`, tracers, random keys; and for params that do not belong to the model.
+
+    >>> import jax, jaxem, pathlib, tempfile
+    >>> x = jaxem.datasets.old_faithful()
+    >>> model = jaxem.gaussian_mixture(2)
+    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxem.save(pathlib.Path(folder) / "fit.npz", model, result)
+    ...     model, again = jaxem.load(pathlib.Path(folder) / "fit.npz")
+    >>> again.message == result.message and bool((again.params.components.cov == result.params.components.cov).all())
+    True
+    """
+    names = {cls: name for name, cls in _registry(types).items()}
+    arrays = []
+    tree = {
+        "model": _encode(model, "model", names, arrays),
+        "result_or_params": _encode(result_or_params, "result_or_params", names, arrays),
+    }
+    _check_belongs(model, result_or_params)
+    container.write(path, tree, arrays)
+
+
+def load(path, *, types=(), dtype=None):
+    """Read what `save` wrote: (model, result_or_params), bit for bit.
+
+    types: your own classes that the file may name. dtype: round floating-point arrays to this dtype on purpose, for
+    instance a float64 fit to be used in float32; by default nothing is ever rounded.
+
+    Raises ValueError, naming the file and what is wrong with it, for anything that is not a whole, unaltered file of
+    a known version; for a class that is neither jaxem's nor in `types`; and for float64 arrays while JAX's 64-bit
+    types are off. Nothing in a file is executed: the only calls made are the constructors of the classes it names.
+
+    >>> import jaxem, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "fit.npz"
+    ...     _ = path.write_bytes(b"something else")
+    ...     try:
+    ...         jaxem.load(path)
+    ...     except ValueError as error:
+    ...         print(str(error).replace(str(path), "fit.npz"))
+    fit.npz: not an npz file (File is not a zip file)
+    """
+    registry = _registry(types)
+    data = Path(path).read_bytes()
+    try:
+        tree, arrays = container.read(data)
+        if tree.keys() != {"model", "result_or_params"}:
+            raise ValueError(f"its header holds {sorted(tree)}; expected model and result_or_params")
+        decoder = _Decoder(registry, arrays, None if dtype is None else np.dtype(dtype))
+        model, value = (decoder.decode(tree[key], key) for key in ("model", "result_or_params"))
+        decoder.check_all_used()
+        _check_belongs(model, value)
+    except container.DAMAGE as error:
+        raise ValueError(f"{os.fspath(path)}: {str(error) or type(error).__name__}") from error
+    return model, value
+
+
+# --- which classes a file may name ---------------------------------------------------------------------------------
+
+
+def _library() -> Any:
+    import jaxem
+
+    return jaxem
+
+
+def _registry(types):
+    """name -> class: the records of `jaxem`, its families and latent structures, then the caller's own."""
+    library = _library()
+    packages = [module for module in (library.families, library.latent) for module in vars(module).values()]
+    registry = {}
+    for module in [
+        library,
+        library.contract.steps,
+        *(module for module in packages if isinstance(module, _types.ModuleType)),
+    ]:
+        for cls in vars(module).values():
+            if _is_record(cls) and cls.__module__.startswith("jaxem.") and not cls.__name__.startswith("_"):
+                registry[cls.__name__] = cls
+    for cls in types:
+        if not _is_record(cls):
+            raise ValueError(f"types: expected NamedTuple or dataclass classes; got {cls!r}")
+        if registry.setdefault(cls.__name__, cls) is not cls:
+            raise ValueError(f"types: the name {cls.__name__!r} is taken by {registry[cls.__name__]!r}")
+    return registry
+
+
+def _is_record(cls):
+    return isinstance(cls, type) and (dataclasses.is_dataclass(cls) or _is_named_tuple(cls))
+
+
+def _is_named_tuple(cls):
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def _fields(cls):
+    """Field name -> whether it has a default."""
+    if _is_named_tuple(cls):
+        return {name: name in cls._field_defaults for name in cls._fields}
+    missing = dataclasses.MISSING
+    fields = (field for field in dataclasses.fields(cls) if field.init)
+    return {f.name: f.default is not missing or f.default_factory is not missing for f in fields}
+
+
+def _check_belongs(model, value):
+    """Params, alone or inside a Result or Restarts, must have the structure that the model gives its own."""
+    if not isinstance(model, Model):
+        raise ValueError(f"model: expected a jaxem.Model; got {type(model).__name__}")
+    hash(jax.tree.structure(model))  # its structure is a key of the compilation cache
+    result = getattr(value, "best", value)
+    params = getattr(result, "params", result)
+    try:
+        want = jax.tree.structure(model.constraints(), is_leaf=lambda node: hasattr(node, "to_free"))
+    except NotImplementedError:
+        return
+    if jax.tree.structure(params) != want:
+        raise ValueError(f"result_or_params: expected params of structure {want}; got {jax.tree.structure(params)}")
+
+
+# --- trees <-> JSON ------------------------------------------------------------------------------------------------
+
+
+def _encode(node, where, names, arrays):
+    """The JSON form of `node`; its arrays are appended to `arrays`."""
+    if node is None or type(node) in (bool, int, str):
+        return node
+    if type(node) is float:
+        return {"float": node.hex()}
+    if isinstance(node, (jax.Array, np.ndarray, np.generic)):
+        return _encode_array(node, where, arrays)
+    if type(node) in (tuple, list):
+        items = [_encode(item, f"{where}[{i}]", names, arrays) for i, item in enumerate(node)]
+        return {type(node).__name__: items}
+    if type(node) is dict and all(type(key) is str for key in node):
+        return {"dict": {key: _encode(item, f"{where}[{key!r}]", names, arrays) for key, item in node.items()}}
+    if type(node) in names:
+        values = {name: getattr(node, name) for name in _fields(type(node))}
+        fields = {name: _encode(value, f"{where}.{name}", names, arrays) for name, value in values.items()}
+        return {"class": names[type(node)], "fields": fields}
+    if callable(node) and not _is_record(type(node)):
+        raise ValueError(f"{where}: a function cannot be written to a file; got {node!r}")
+    raise ValueError(
+        f"{where}: expected arrays, numbers, strings, None, tuples, lists, dicts with string keys, or a class of "
+        f"jaxem or of types=[...]; got {type(node).__name__}"
+    )
+
+
+def _encode_array(array, where, arrays):
+    if arrays.is_traced(array):
+        raise ValueError(f"{where}: a traced value has no numbers to write; call save outside jit, vmap and grad")
+    if str(array.dtype) not in container.DTYPES:
+        raise ValueError(f"{where}: expected an array of {', '.join(container.DTYPES)}; got {array.dtype}")
+    kind = "jax" if isinstance(array, jax.Array) else "numpy"
+    array = np.asarray(array)
+    arrays.append(array.astype(array.dtype.newbyteorder("<")).copy(order="C"))
+    return {kind: len(arrays) - 1}
+
+
+class _Decoder:
+    """Builds the tree back. Every array of the file is taken exactly once."""
+
+    def __init__(self, registry, arrays, dtype):
+        self.registry, self.arrays, self.dtype, self.used = registry, arrays, dtype, set()
+
+    def decode(self, node, where):
+        if node is None or isinstance(node, (bool, int, str)):
+            return node
+        if not isinstance(node, dict):
+            raise ValueError(f"header: {where} is not a known kind of value")
+        if node.keys() == {"class", "fields"}:
+            return self.build(node["class"], node["fields"], where)
+        kind, content = next(iter(node.items())) if len(node) == 1 else (None, None)
+        if kind == "float" and isinstance(content, str):
+            return float.fromhex(content)
+        if kind in ("jax", "numpy"):
+            return self.array(kind, content, where)
+        if kind in ("tuple", "list") and isinstance(content, list):
+            items = [self.decode(item, f"{where}[{i}]") for i, item in enumerate(content)]
+            return tuple(items) if kind == "tuple" else items
+        if kind == "dict" and isinstance(content, dict):
+            return {key: self.decode(item, f"{where}[{key!r}]") for key, item in content.items()}
+        raise ValueError(f"header: {where} is not a known kind of value")
+
+    def build(self, name, fields, where):
+        if not isinstance(name, str) or name not in self.registry:
+            raise ValueError(
+                f"unknown type {name!r} at {where}; if it is a class of yours, trust it by load(path, types=[...])"
+            )
+        if not isinstance(fields, dict):
+            raise ValueError(f"header: the fields of {where} are not a JSON object")
+        known = _fields(self.registry[name])
+        required = {field for field, has_default in known.items() if not has_default}
+        if not required <= fields.keys() <= known.keys():
+            raise ValueError(f"{where}: {name} has the fields {list(known)}; the file holds {list(fields)}")
+        values = {field: self.decode(value, f"{where}.{field}") for field, value in fields.items()}
+        try:
+            return self.registry[name](**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {name} refuses its fields ({error})") from error
+
+    def array(self, kind, index, where):
+        if type(index) is not int or not 0 <= index < len(self.arrays) or index in self.used:
+            raise ValueError(f"header: {where} refers to array {index!r}, which is not there or already taken")
+        self.used.add(index)
+        array = self.arrays[index]
+        if self.dtype is not None:
+            array = _rounded(array, self.dtype)
+        if kind == "numpy":
+            return array
+        if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+            raise ValueError(
+                f"{where} is {array.dtype}, which JAX would cut to 32 bits here; turn 64-bit types on "
+                '(jax.config.update("jax_enable_x64", True)), or round on purpose: load(path, dtype="float32")'
+            )
+        return jnp.asarray(array)
+
+    def check_all_used(self):
+        if len(self.used) < len(self.arrays):
+            raise ValueError(f"header: {len(self.arrays) - len(self.used)} arrays belong to nothing")
+
+
+def _rounded(array, dtype):
+    """Floats in `dtype`; whole numbers in 32 bits where they fit and `dtype` asks for no more."""
+    if array.dtype.kind == "f":
+        return array.astype(dtype)
+    narrow = np.dtype(f"{array.dtype.kind}4")
+    fits = array.dtype.itemsize == 8 and dtype.itemsize <= 4 and (array.astype(narrow) == array).all()
+    return array.astype(narrow) if fits else array

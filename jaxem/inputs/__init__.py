@@ -1,0 +1,1 @@
+"""What a person gives becomes arrays here: rows, sequences, sources; every complaint names the argument."""

@@ -1,0 +1,195 @@
+"""Sequences as rows: [n, t, ...], one of them [t, ...], or padded ones with their lengths, in one canonical form."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.inputs import arrays
+
+#: Length of sampled sequences where none is asked for.
+SAMPLE_LENGTH = 100
+
+
+class Sequences(NamedTuple):
+    """values: leaves [n, t, ...], valid everywhere; lengths [n], or None where all are t long. One row a sequence.
+
+    single: () where one sequence was given without an axis of sequences (a mark in the structure, no data), or None.
+    """
+
+    values: Any
+    lengths: Any = None
+    single: Any = None
+
+    @property
+    def shape(self):
+        """(n, t)."""
+        return jax.tree.leaves(self.values)[0].shape[:2]
+
+    @property
+    def dtype(self):
+        return jax.tree.leaves(self.values)[0].dtype
+
+    @property
+    def n_observations(self):
+        """The length of each sequence [n], as a float."""
+        n, t = self.shape
+        return np.full(n, t, self.dtype) if self.lengths is None else self.lengths
+
+
+class SequenceUnits(NamedTuple):
+    """The units of single observations, and how many each sequence has [n]: every one changes the density."""
+
+    rows: Any
+    lengths: Any
+
+
+class Prepared(NamedTuple):
+    """data: prepared observations of the family, time-major; lengths [n] or None; frame [t, n, 0]: a shape."""
+
+    data: Any
+    lengths: Any
+    frame: Any
+
+    @property
+    def shape(self):
+        """(n, t)."""
+        return self.frame.shape[1], self.frame.shape[0]
+
+
+def pad_sequences(sequences):
+    """(values [n, t, ...], lengths [n]) from a list of n arrays [t_i, ...] of unequal lengths; zeros fill up.
+
+    >>> values, lengths = pad_sequences([[1.0, 2.0, 3.0], [4.0]])
+    >>> values.shape, lengths.tolist()
+    ((2, 3), [3, 1])
+    """
+    sequences = [np.asarray(sequence) for sequence in sequences]
+    lengths = np.array([len(sequence) for sequence in sequences])
+    values = np.zeros((len(sequences), lengths.max(), *sequences[0].shape[1:]), np.result_type(*sequences))
+    for row, sequence in zip(values, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return values, lengths
+
+
+def split_lengths(x, row_ndim):
+    """(values, lengths or None). A pair is values and lengths, unless one row is itself several arrays."""
+    several = not isinstance(row_ndim, int)
+    if isinstance(x, tuple) and len(x) == 2 and (not several or isinstance(x[0], tuple)):
+        return x
+    return x, None
+
+
+def is_single(x, row_ndim) -> bool:
+    """True for one sequence given without an axis of sequences."""
+    if isinstance(x, Sequences):
+        return x.single is not None
+    return _extra_axes(split_lengths(x, row_ndim)[0], row_ndim) == 1
+
+
+def as_sequences(x, row_ndim, name="x") -> Sequences:
+    """The canonical form of what a person gives; traceable. What lies beyond a length becomes the first value."""
+    if isinstance(x, Sequences):
+        return x
+    values, lengths = split_lengths(x, row_ndim)
+    values = arrays.as_rows(values, name)
+    extra = _extra_axes(values, row_ndim)
+    if extra not in (1, 2) or (lengths is not None and extra == 1):
+        raise ValueError(f"{name}: {_expected(row_ndim)}; got shape {_shapes(values)}")
+    if extra == 1:
+        values = jax.tree.map(lambda leaf: leaf[None], values)
+    n, t = Sequences(values).shape
+    if 0 in (n, t):
+        raise ValueError(f"{name}: expected at least one observation; got shape {_shapes(values)}")
+    if lengths is None:
+        return Sequences(values, None, () if extra == 1 else None)
+    lengths = _checked_lengths(lengths, n, t, name).astype(jax.tree.leaves(values)[0].dtype)
+    return Sequences(_filled(values, lengths), lengths)
+
+
+def _extra_axes(values, row_ndim):
+    """How many axes stand before those of one row (where its rank is known: not None); None if arrays disagree."""
+    ranks = row_ndim if isinstance(row_ndim, tuple) else (row_ndim,)
+    leaves = values if isinstance(values, tuple) else (values,)
+    extra = {np.ndim(leaf) - rank for rank, leaf in zip(ranks, leaves, strict=False) if rank is not None}
+    return extra.pop() if len(extra) == 1 and len(ranks) == len(leaves) else None
+
+
+def _expected(row_ndim):
+    if row_ndim == 1:
+        return "expected sequences of vectors [n, t, d], one sequence [t, d] (write x[:, None] for one feature)"
+    if row_ndim == 0:
+        return "expected sequences of numbers [n, t], or one sequence [t]"
+    return "expected arrays [n, t, ...] (or [t, ...]) of the emission's rows"
+
+
+def _shapes(values):
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(values)]
+    return shapes[0] if len(shapes) == 1 else shapes
+
+
+def _checked_lengths(lengths, n, t, name):
+    if np.shape(lengths) != (n,):
+        raise ValueError(f"{name}: expected {n} lengths, one per sequence; got shape {np.shape(lengths)}")
+    if arrays.is_traced(lengths):
+        return jnp.asarray(lengths)
+    lengths = np.asarray(lengths)
+    bad = ~((lengths >= 1) & (lengths <= t) & (lengths == np.floor(lengths)))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name}: expected lengths from 1 to {t}; got {lengths[row]} for sequence {row}")
+    return lengths
+
+
+def _filled(values, lengths):
+    """Whatever lies beyond the length becomes the sequence's first value: valid for any emission."""
+
+    def fill(leaf):
+        module = np if isinstance(leaf, np.ndarray) and isinstance(lengths, np.ndarray) else jnp
+        inside = module.arange(leaf.shape[1]) < lengths[:, None]
+        return module.where(inside.reshape(*inside.shape, *[1] * (leaf.ndim - 2)), leaf, leaf[:, :1])
+
+    return jax.tree.map(fill, values)
+
+
+# --- time-major rows, as the recursions and the emissions take them --------------------------------------------------
+
+
+def time_rows(sequences):
+    """The observations as rows [t n, ...], all sequences' first ones first."""
+
+    def flatten(leaf):
+        return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
+
+    return jax.tree.map(flatten, sequences.values)
+
+
+def from_time_rows(rows, n, t):
+    """Leaves [n, t, ...] from rows [t n, ...]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(t, n, *leaf.shape[1:]).swapaxes(0, 1), rows)
+
+
+def inside(lengths, t):
+    """Which observations count: bool [t, n], or None where all do."""
+    return None if lengths is None else jnp.arange(t)[:, None] < lengths
+
+
+def time_weights(sequences, weights):
+    """Weights of the rows [t n]: their sequence's, 0 beyond its length; None where all are 1."""
+    n, t = sequences.shape
+    mask = inside(sequences.lengths, t)
+    if weights is None:
+        return None if mask is None else mask.astype(sequences.dtype).ravel()
+    weights = jnp.broadcast_to(weights, (t, n))
+    return (weights if mask is None else jnp.where(mask, weights, 0)).ravel()
+
+
+def volume_of_sequences(units, volume):
+    """log-volumes [n] from the observations' own: one number, or one for each of [t n] where they differ."""
+    n = len(units.lengths)
+    if np.ndim(volume) == 0:
+        return units.lengths * volume
+    volume = volume.reshape(-1, n)
+    module = np if isinstance(volume, np.ndarray) else jnp
+    return module.where(module.arange(len(volume))[:, None] < units.lengths, volume, 0).sum(0)

@@ -1,0 +1,280 @@
+"""Holes in rows whose columns are independent given the component: a hole is a row of weight 0 for its column."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.family import Family, full_axes
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.wrapper import Wrapper
+from jaxem.families.gaussian import Gaussian
+from jaxem.inputs import arrays
+from jaxem.inputs.covariance_rank import check_ranges
+from jaxem.observed.holes import (
+    check_columns_seen,
+    column_ranges,
+    filled,
+    holes_as_nan,
+    require_no_infinity,
+    rows_seen,
+    seen_columns,
+)
+from jaxem.observed.incomplete_gaussian import IncompleteGaussian
+
+
+class ColumnRows(NamedTuple):
+    """Rows cut into columns: data, leaves [n, d, ...] valid everywhere; seen [n, d], 0 for a hole."""
+
+    data: Any
+    seen: Any
+
+
+class ColumnUnits(NamedTuple):
+    """The units of each column [d, ...], and which entries [n, d] were seen: every one changes the density."""
+
+    each: Any
+    seen: Any
+
+
+class PreparedColumns(NamedTuple):
+    """The family's prepared data of each column, leaves [d, ...], and seen [d, n]."""
+
+    each: Any
+    seen: Any
+
+
+class ColumnStats(NamedTuple):
+    """Expected number of rows of each component [k], and the family's statistics of each column, leaves [d, ...]."""
+
+    count: Any
+    each: Any
+
+
+@model_class
+class Missing(Wrapper, Family):
+    """`model`, a family of independent columns, with NaN for entries that are missing at random.
+
+    log p(x_i | k) is the sum over the columns that were seen, the ignorable likelihood: a hole has weight 0 in its
+    column, so nothing is imputed and the M-step of every column rests on what was seen of it. For numbers (one column)
+    a missing row says nothing by itself; beside others in a `Product`, or in an HMM, it is skipped.
+    Little and Rubin (2019), chapter 6.
+
+    `jaxem.missing(family)` also takes normals whose columns depend on each other.
+
+    >>> import jax, jaxem
+    >>> nan = jax.numpy.nan
+    >>> x = jax.numpy.array([[1., 1., nan], [1., nan, 0.], [0., 0., 1.], [nan, 1., 1.], [1., 1., 0.], [0., 0., 1.]])
+    >>> model = jaxem.Mixture(jaxem.Missing(jaxem.Bernoulli()), 2)
+    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+    >>> best.params.components.prob.shape
+    (2, 3)
+    """
+
+    model: Any
+
+    def __post_init__(self):
+        if not self.model.independent_columns:
+            raise ValueError(
+                f"model: expected a family of independent columns; {type(self.model).__name__} is none "
+                "(jaxem.missing(family) knows what to do for normals)"
+            )
+
+    @property
+    def row_ndim(self):
+        return self.model.row_ndim
+
+    def component_axes(self):
+        return self.model.component_axes()
+
+    def rows(self, x):
+        return arrays.as_rows(holes_as_nan(x))
+
+    # --- rows and params by columns -----------------------------------------------------------------------------
+
+    def _cut(self, x) -> ColumnRows:
+        if isinstance(x, ColumnRows):
+            return x
+        columns, seen = seen_columns(x)
+        data = columns.T[..., None] if self.row_ndim else columns.T
+        return ColumnRows(data, seen.T)
+
+    def _axes(self, params):
+        """Where each leaf of params has its columns; -1 for numbers, which have none."""
+        axes = full_axes(self.model)
+        return jax.tree.map(
+            lambda axis, leaf: -1 if self.row_ndim == 0 else 0 if axis is None else 1,
+            axes,
+            params,
+            is_leaf=lambda node: node is None,
+        )
+
+    def _by_column(self, params):
+        """Params of d families of one column each: leaves [d, k, 1, ...]."""
+
+        def cut(axis, leaf):
+            leaf = jnp.asarray(leaf)
+            return leaf[None] if axis < 0 else jnp.moveaxis(jnp.expand_dims(leaf, axis + 1), axis, 0)
+
+        return jax.tree.map(cut, self._axes(params), params)
+
+    def _joined(self, each):
+        """The inverse of `_by_column`."""
+
+        def join(axis, leaf):
+            return leaf[0] if axis < 0 else jnp.squeeze(jnp.moveaxis(leaf, 0, axis), axis + 1)
+
+        return jax.tree.map(join, self._axes(each), each)
+
+    # --- the steps: those of every column, side by side ------------------------------------------------------------
+
+    def prepare(self, x, weights=None, centred=False):
+        if isinstance(x, PreparedColumns):
+            return x
+        data, seen = self._cut(x)
+        if weights is None:
+            each = jax.vmap(lambda column: self.model.prepare(column, None, centred), 1)(data)
+        else:
+            each = jax.vmap(lambda column, s: self.model.prepare(column, weights * s, centred), 1)(data, seen)
+        return PreparedColumns(each, seen.T)
+
+    def e_step(self, params, x):
+        x = self.prepare(x)
+        resp, log_prob = jax.vmap(lambda p, column: self.model.e_step(p, column))(self._by_column(params), x.each)
+        return EStep(resp, jnp.where(x.seen[..., None] > 0, log_prob, 0).sum(0))
+
+    def sufficient_statistics(self, resp, x, weights):
+        x = self.prepare(x)
+
+        def one(resp, column, seen):
+            return self.model.sufficient_statistics(resp, column, weights * seen[:, None])
+
+        return ColumnStats(weights.sum(0), jax.vmap(one)(resp, x.each, x.seen))
+
+    def maximize(self, stats, params=None):
+        if params is None:
+            return self._joined(jax.vmap(self.model.maximize)(stats.each))
+        return self._joined(jax.vmap(self.model.maximize)(stats.each, self._by_column(params)))
+
+    def init_components(self, key, x, weights):
+        return self.maximize(self.sufficient_statistics(None, x, weights))
+
+    def expected_log_joint(self, params, stats):
+        return jax.vmap(self.model.expected_log_joint)(self._by_column(params), stats.each).sum()
+
+    def shared_log_lik(self, params, stats):
+        shared = jax.vmap(lambda p, s: jnp.asarray(self.model.shared_log_lik(p, s)))
+        return shared(self._by_column(params), stats.each).sum()
+
+    def pseudo_statistics(self, params, strength, units=None):
+        each = self._by_column(params)
+        inner = units.each if isinstance(units, ColumnUnits) else None
+        stats = jax.vmap(lambda p, u: self.model.pseudo_statistics(p, strength, u))(each, inner)
+        leaf = jax.tree.leaves(params)[0]
+        return ColumnStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
+
+    def refine(self, params, resp, z, weights=None):
+        return params
+
+    def latent_entropy(self, resp):
+        # Of a latent variable per column; a hole's is not one of anything.
+        raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
+
+    # --- what was not seen -------------------------------------------------------------------------------------
+
+    def conditional_mean(self, params, x):
+        """x with a hole's expectation under every component in its place: [n, k, ...]."""
+        return jnp.where(jnp.isnan(x)[:, None], self.model.mean(params), x[:, None])
+
+    def observed(self, x):
+        return rows_seen(x)
+
+    def sample_like(self, params, key, x):
+        """Rows of every component with the holes of x: [n, k, ...]."""
+        rows = self.model.sample_like(params, key, filled(x))
+        return jnp.where(jnp.isnan(x)[:, None], jnp.nan, rows)
+
+    def embed(self, x, weights=None):
+        """The family's coordinates of each column, in which a hole lies at the column's mean."""
+        data, seen = self._cut(x)
+        ones = jnp.ones(len(seen), seen.dtype) if weights is None else weights
+
+        def one(column, seen):
+            weights = ones * seen
+            rows = self.model.embed(column, weights)
+            mean = weights @ rows / weights.sum()
+            return jnp.where(seen[:, None] > 0, rows, mean)
+
+        rows = jax.vmap(one, 1)(data, seen)
+        return rows.swapaxes(0, 1).reshape(len(seen), -1)
+
+    # --- units of each column ---------------------------------------------------------------------------------------
+
+    def units(self, x, weights=None):
+        data, seen = self._cut(x)
+        weights = jnp.ones(len(seen), seen.dtype) if weights is None else weights
+        each = jax.vmap(lambda column, s: self.model.units(column, weights * s), 1)(data, seen)
+        return None if each is None else ColumnUnits(each, seen)
+
+    def origin(self, x, params=None):
+        """The family's own, which moves every column by itself: no `ColumnUnits`, and none is needed for holes."""
+        return self.model.origin(filled(x))
+
+    def to_units(self, units, x):
+        if not isinstance(units, ColumnUnits):
+            return self.model.to_units(units, x)
+        data, seen = self._cut(x)
+        return ColumnRows(jax.vmap(self.model.to_units, (0, 1), 1)(units.each, data), seen)
+
+    def params_to_units(self, units, params):
+        return self._moved(self.model.params_to_units, units, params)
+
+    def params_from_units(self, units, params):
+        return self._moved(self.model.params_from_units, units, params)
+
+    def _moved(self, move, units, params):
+        if not isinstance(units, ColumnUnits):
+            return move(units, params)
+        return self._joined(jax.vmap(move)(units.each, self._by_column(params)))
+
+    def log_volume(self, units):
+        if not isinstance(units, ColumnUnits):
+            return self.model.log_volume(units)
+        return units.seen @ jax.vmap(lambda each: jnp.asarray(self.model.log_volume(each)))(units.each)
+
+    # --- checks --------------------------------------------------------------------------------------------------
+
+    def check_finite(self, x):
+        require_no_infinity(x)
+
+    def check_shapes(self, x, params=None):
+        self.model.check_shapes(x, params)
+
+    def check(self, x, params=None):
+        self.check_shapes(x, params)
+        x = np.asarray(x)
+        check_columns_seen(x if x.ndim == 2 else x[:, None])
+        self.model.check(filled(x), params)
+
+    def check_fit(self, x, weights, dtype):
+        if arrays.is_traced(x, weights):
+            return
+        check_columns_seen(x if x.ndim == 2 else x[:, None], weights)
+        if isinstance(self.model, Gaussian):  # the others ask for no spread
+            check_ranges(*column_ranges(x, weights), "diag", dtype)
+
+
+def missing(family: Family, noise: str = "none") -> Family:
+    """`family` with NaN for the entries of its rows that are missing at random: they are integrated out.
+
+    Any family of independent columns or of numbers (`Missing`), and every `Gaussian` (`IncompleteGaussian`, which also
+    takes rows of known noise: "diag" or "full").
+
+    >>> import jaxem
+    >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__, type(jaxem.missing(jaxem.Poisson())).__name__
+    ('IncompleteGaussian', 'Missing')
+    """
+    if isinstance(family, Gaussian) and (noise != "none" or not family.independent_columns):
+        return IncompleteGaussian(family, noise)
+    return Missing(family)

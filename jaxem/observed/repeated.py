@@ -1,0 +1,213 @@
+"""Rows of one group share one hidden value: repeated measurements, panels."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.family import Family
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.wrapper import Wrapper
+from jaxem.families.support import RowError
+from jaxem.inputs import arrays
+from jaxem.inputs.sequences import (
+    Prepared,
+    Sequences,
+    SequenceUnits,
+    as_sequences,
+    from_time_rows,
+    inside,
+    pad_sequences,
+    time_rows,
+    time_weights,
+    volume_of_sequences,
+)
+
+
+class GroupStats(NamedTuple):
+    """Expected number of groups of each component [k], and the family's statistics of their rows."""
+
+    count: Any
+    rows: Any
+
+
+@model_class
+class Repeated(Wrapper, Family):
+    """`model`, a family, whose rows come in groups that share their component: p(group | k) = prod_i p(x_i | k).
+
+    x is [g, m, ...] for g groups of m rows, or the pair (rows [g, m, ...], sizes [g]); `group_rows` makes it from rows
+    and their groups. What lies beyond a size is ignored. An example is a group: log_prob is [g], weights of a mixture
+    are shares of groups, and sample weights are one per group.
+
+    >>> import jax, jaxem
+    >>> x, group = jax.numpy.array([1., 2., 9., 8., 1., 3., 9.]), [0, 0, 1, 1, 2, 2, 3]
+    >>> model = jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2)
+    >>> groups = jaxem.group_rows(x, group)
+    >>> best, _ = jaxem.fit_restarts(model, groups, jax.random.key(0), n_restarts=8)
+    >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
+    [1.8, 8.7]
+    >>> model.predict(best.params, groups).shape
+    (4,)
+    """
+
+    model: Any
+
+    @property
+    def row_ndim(self):
+        return jax.tree.map(lambda ndim: ndim + 1, self.model.row_ndim)
+
+    def component_axes(self):
+        return self.model.component_axes()
+
+    # --- data: a row is a group -------------------------------------------------------------------------------------
+
+    def rows(self, x) -> Sequences:
+        groups = as_sequences(x, self.model.row_ndim)
+        if groups.single is not None:
+            raise ValueError(
+                "x: expected groups of rows [g, m, ...]; got the rows of one (jaxem.group_rows makes them)"
+            )
+        return groups
+
+    def n_observations(self, x, weights=None):
+        groups = self.rows(x)
+        return groups.shape[0] if weights is None else jnp.sum(jnp.asarray(weights))
+
+    def prepare(self, x, weights=None, centred=False):
+        if isinstance(x, Prepared):
+            return x
+        x = self.rows(x)
+        weights = None if weights is None else time_weights(x, weights)
+        g, m = x.shape
+        return Prepared(self.model.prepare(time_rows(x), weights, centred), x.lengths, jnp.zeros((m, g, 0), x.dtype))
+
+    def e_step(self, params, x):
+        x = self.prepare(x)
+        g, m = x.shape
+        latent, log_prob = self.model.e_step(params, x.data)
+        log_prob = log_prob.reshape(m, g, -1)
+        mask = inside(x.lengths, m)
+        return EStep(latent, (log_prob if mask is None else jnp.where(mask[..., None], log_prob, 0)).sum(0))
+
+    def sufficient_statistics(self, resp, x, weights):
+        x = self.prepare(x)
+        rows = self.model.sufficient_statistics(resp, x.data, self._of_rows(weights, x.lengths, x.shape[1]))
+        return GroupStats(weights.sum(0), rows)
+
+    def _of_rows(self, weights, lengths, m):
+        """Weights [m g, k] of the rows from those of their groups [g, k]."""
+        weights = jnp.broadcast_to(weights, (m, *weights.shape))
+        mask = inside(lengths, m)
+        weights = weights if mask is None else jnp.where(mask[..., None], weights, 0)
+        return weights.reshape(-1, weights.shape[-1])
+
+    def maximize(self, stats, params=None):
+        return self.model.maximize(stats.rows, params)
+
+    def init_components(self, key, x, weights):
+        x = self.rows(x)
+        return self.model.init_components(key, time_rows(x), self._of_rows(weights, x.lengths, x.shape[1]))
+
+    def expected_log_joint(self, params, stats):
+        return self.model.expected_log_joint(params, stats.rows)
+
+    def shared_log_lik(self, params, stats):
+        return self.model.shared_log_lik(params, stats.rows)
+
+    def pseudo_statistics(self, params, strength, units=None):
+        stats = self.model.pseudo_statistics(params, strength, None if units is None else units.rows)
+        leaf = jax.tree.leaves(params)[0]
+        return GroupStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
+
+    def refine(self, params, resp, z, weights=None):
+        resp = resp if weights is None else resp * weights[:, None]
+        z = self.rows(z)
+        return self.model.refine(params, self._of_rows(resp, z.lengths, z.shape[1]), time_rows(z))
+
+    def latent_entropy(self, resp):
+        raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
+
+    def embed(self, x, weights=None):
+        """The mean of each group's rows, in the family's own coordinates."""
+        x = self.rows(x)
+        rows = from_time_rows(self.model.embed(time_rows(x), time_weights(x, weights)), *x.shape)
+        used = inside(x.lengths, x.shape[1])
+        used = jnp.ones(x.shape, rows.dtype) if used is None else used.T.astype(rows.dtype)
+        return jnp.einsum("gm,gme->ge", used / used.sum(1, keepdims=True), rows)
+
+    def sample_like(self, params, key, x):
+        """Groups of the sizes of x from every component: leaves [g, k, m, ...], beside the sizes if x has them."""
+        x = self.rows(x)
+        rows = from_time_rows(self.model.sample_like(params, key, time_rows(x)), *x.shape)
+        values = jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
+        k = jax.tree.leaves(values)[0].shape[1]
+        lengths = None if x.lengths is None else jnp.broadcast_to(x.lengths[:, None], (x.shape[0], k))
+        return Sequences(values, lengths)
+
+    def conditional_mean(self, params, x):
+        x = self.rows(x)
+        rows = from_time_rows(self.model.conditional_mean(params, time_rows(x)), *x.shape)
+        return jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
+
+    # --- units are those of the rows -----------------------------------------------------------------------------
+
+    def units(self, x, weights=None):
+        x = self.rows(x)
+        units = self.model.units(time_rows(x), time_weights(x, weights))
+        return None if units is None else SequenceUnits(units, x.n_observations)
+
+    def origin(self, x, params=None):
+        x = self.rows(x)
+        origin = self.model.origin(time_rows(x), params)
+        return None if origin is None else SequenceUnits(origin, x.n_observations)
+
+    def to_units(self, units, x):
+        x = self.rows(x)
+        if units is None:
+            return x
+        return x._replace(values=from_time_rows(self.model.to_units(units.rows, time_rows(x)), *x.shape))
+
+    def params_to_units(self, units, params):
+        return params if units is None else self.model.params_to_units(units.rows, params)
+
+    def params_from_units(self, units, params):
+        return params if units is None else self.model.params_from_units(units.rows, params)
+
+    def log_volume(self, units):
+        return 0.0 if units is None else volume_of_sequences(units, self.model.log_volume(units.rows))
+
+    # --- checks --------------------------------------------------------------------------------------------------
+
+    def check_finite(self, x):
+        self.model.check_finite(self.rows(x).values)
+
+    def check_shapes(self, x, params=None):
+        self.model.check_shapes(time_rows(self.rows(x)), params)
+
+    def check(self, x, params=None):
+        x = self.rows(x)
+        try:
+            self.model.check(time_rows(x), params)
+        except RowError as error:
+            row, group = divmod(error.row, x.shape[0])
+            raise error.at(f"row {row} of group {group}") from None
+
+    def check_fit(self, x, weights, dtype):
+        self.model.check_fit(time_rows(self.rows(x)), None, dtype)
+
+
+def group_rows(x, groups):
+    """(rows [g, m, ...], sizes [g]) from rows [n, ...] (or a tuple of arrays) and the group of each, in sorted order.
+
+    >>> rows, sizes = group_rows([1.0, 2.0, 3.0], ["b", "a", "b"])
+    >>> rows.tolist(), sizes.tolist()
+    ([[2.0, 0.0], [1.0, 3.0]], [1, 2])
+    """
+    x = jax.tree.map(np.asarray, arrays.as_rows(x))
+    groups = np.asarray(groups)
+    if groups.shape != (arrays.n_rows(x),):
+        raise ValueError(f"groups: expected shape ({arrays.n_rows(x)},), one per row of x; got {groups.shape}")
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    parts = jax.tree.map(lambda leaf: pad_sequences([leaf[rows] for rows in members])[0], x)
+    return parts, np.array([len(rows) for rows in members])

@@ -1,0 +1,1 @@
+"""The command `python -m jaxem`: its options, its tables and its figure."""
