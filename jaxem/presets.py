@@ -9,12 +9,14 @@ from jaxem.families.factor_analysis import FactorAnalyzer
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.geometric import Geometric
+from jaxem.families.linear_regression import LinearRegression
 from jaxem.families.log_normal import LogNormal
+from jaxem.families.logistic_regression import LogisticRegression
 from jaxem.families.multinomial import Multinomial
 from jaxem.families.negative_binomial import NegativeBinomial
 from jaxem.families.one_of import Held, OneOf
 from jaxem.families.poisson import Poisson, PoissonParams
-from jaxem.families.regression import LinearRegression, LogisticRegression, PoissonRegression
+from jaxem.families.poisson_regression import PoissonRegression
 from jaxem.families.student_t import START_DF, StudentT
 from jaxem.families.uniform import Uniform
 from jaxem.families.von_mises_fisher import VonMisesFisher

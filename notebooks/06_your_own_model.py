@@ -210,15 +210,9 @@ class BloodGroups(jaxem.Model):
     def constraints(self):
         return GeneParams(Simplex())
 
-    # Optional: Q and the entropy of what is hidden let the laws look deeper.
+    # Optional: with Q the laws look deeper.
     def expected_log_joint(self, params, stats):
         return stats @ self.log_pairs(params)
-
-    def latent_entropy(self, resp):
-        return -xlogy(resp, resp).sum(-1)
-
-    def latent_divergence(self, resp, other):
-        return (xlogy(resp, resp) - xlogy(resp, other)).sum(-1)
 
 
 groups, persons = jnp.arange(4.0), jnp.array([186.0, 38.0, 13.0, 284.0])  # Clarke and others (1959)
@@ -281,12 +275,6 @@ class ZeroInflated(jaxem.Model):
         counted = stats.n - stats.structural
         choice = xlogy(stats.structural, params.zero) + counted * jnp.log1p(-params.zero)
         return choice + xlogy(stats.total, params.rate) - counted * params.rate - stats.log_factorials
-
-    def latent_entropy(self, resp):
-        return -xlogy(resp, resp) - xlogy(1 - resp, 1 - resp)
-
-    def latent_divergence(self, resp, other):
-        return xlogy(resp, resp) - xlogy(resp, other) + xlogy(1 - resp, 1 - resp) - xlogy(1 - resp, 1 - other)
 
 
 rng = np.random.default_rng(0)

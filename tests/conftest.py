@@ -16,11 +16,30 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
 
 import jax
 import pytest
+import rotation
 
 # Tracing makes many objects that live for long, and looking for garbage among them takes time.
 gc.set_threshold(100_000, 50, 50)
 
 GROUND = Path(__file__).parents[2] / "shared" / "ground"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--laws-day",
+        choices=[*rotation.DAYS, rotation.ALL],
+        help="check the laws of the rows of this day of the week (1 is Monday), or of all rows; default: today",
+    )
+    parser.addoption("--kills", type=int, default=1, help="how many checkpointed fits are killed twice; default: 1")
+
+
+def pytest_configure(config):
+    # The processes of pytest-xdist start with the options of the first one, so that all of them agree on the day.
+    config.option.laws_day = config.option.laws_day or rotation.today()
+
+
+def pytest_report_header(config):
+    return f"laws: core rows and those of day {config.option.laws_day}; --laws-day {config.option.laws_day} repeats it"
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 """Reading the data of the trusted fits, and how many of them are reached."""
 
 import csv
-import os
 
 import jax
 import numpy as np
-import pytest
 from conftest import GROUND
 
 import jaxem
-
-slow = pytest.mark.skipif(not os.environ.get("JAXEM_SLOW_TESTS"), reason="set JAXEM_SLOW_TESTS=1 (several minutes)")
 
 
 def rows_of(case):

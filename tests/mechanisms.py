@@ -1,10 +1,12 @@
-"""Which mechanism works for which model, found by trying: the table in CONTRIBUTING.md, which this prints."""
+"""Which mechanism works for which model, found by trying: the table in docs/mechanisms.md, which this prints."""
 
 import jax
 import numpy as np
 from zoo import ZOO
 
 import jaxem
+from jaxem.contract.capabilities import Conjugate, provides
+from jaxem.contract.posterior import posterior_of
 
 
 def _component(model):
@@ -32,7 +34,7 @@ class _Trial:
         self.stats = _shapes(self.model.sufficient_statistics, self.resp, self.rows)
 
     def labels(self):
-        shape = _shapes(self.model.posterior_of, self.resp).shape[:-1]
+        shape = _shapes(lambda resp: posterior_of(self.model, resp).marginals(), self.resp).shape[:-1]
         model, x = self.model.labelled(self.x, np.full(shape, -1))
         _shapes(model.e_step, self.params, x)
 
@@ -53,6 +55,8 @@ class _Trial:
             _absent("exponential components")
 
     def prior(self):
+        if not provides(self.model, Conjugate):
+            _absent("a conjugate prior")
         strength = jax.tree.map(lambda _: 1.0, self.params)
         _shapes(lambda params: self.model.pseudo_statistics(params, strength), self.params)
 
@@ -60,7 +64,9 @@ class _Trial:
         _shapes(self.model.expected_log_joint, self.params, self.stats)
 
     def anneal(self):
-        _shapes(lambda resp: self.model.tempered(resp, 0.5), self.resp)
+        if not self.model.normalised:
+            _absent("a soft posterior")
+        _shapes(lambda resp: posterior_of(self.model, resp).tempered(0.5).marginals(), self.resp)
 
 
 #: Columns of the table: what is written, and how it is tried.

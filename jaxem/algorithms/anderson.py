@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.algorithms.squarem import refuse
 from jaxem.contract.constraints import inside
-from jaxem.contract.model import pytree_class, static
+from jaxem.contract.pytree import pytree_class, static
 from jaxem.inputs.arrays import check_number
 from jaxem.numerics import linalg
 

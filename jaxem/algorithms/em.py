@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.contract.model import pytree_class
+from jaxem.contract.pytree import pytree_class
 
 
 class Proposal(NamedTuple):

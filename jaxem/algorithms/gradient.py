@@ -8,7 +8,7 @@ import optax
 
 from jaxem.algorithms.em import Algorithm, Proposal
 from jaxem.contract.constraints import constrain, unconstrain
-from jaxem.contract.model import pytree_class, static
+from jaxem.contract.pytree import pytree_class, static
 
 
 class GradientMemory(NamedTuple):

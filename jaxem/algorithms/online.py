@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxem.contract.model import pytree_class, static
+from jaxem.contract.pytree import pytree_class, static
 from jaxem.inputs.arrays import check_number
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
 from jaxem.contract.constraints import inside
-from jaxem.contract.model import pytree_class
+from jaxem.contract.pytree import pytree_class
 
 
 class SquaremMemory(NamedTuple):

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from jaxem.contract.constraints import violations
+from jaxem.contract.pytree import is_pytree_class
 from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
 
 
 def check_arguments(model, arguments: dict, method: str) -> dict:
@@ -19,9 +21,9 @@ def check_arguments(model, arguments: dict, method: str) -> dict:
     arguments = dict(arguments)
     if isinstance(arguments.get("kind"), str):
         arguments["kind"] = start_kind(model, arguments["kind"])
-    if arrays.is_traced(model, arguments):
+    if is_traced(model, arguments):
         if isinstance(x, jax.Array):
-            _as_said_here(model.check_shapes, x, arguments.get("params"))
+            _as_said_here(model.check, x, arguments.get("params"))
             if method == "init":
                 model.check_fit(x, arguments.get("weights"), x.dtype)
         return arguments
@@ -41,6 +43,17 @@ def check_arguments(model, arguments: dict, method: str) -> dict:
     return arguments
 
 
+def check_model(model) -> None:
+    """Raise ValueError where `model` is no model: a class, a family, a class without the decorator, anything else."""
+    name = type(model).__name__
+    if isinstance(model, type) or not (hasattr(model, "e_step") and hasattr(model, "maximize")):
+        raise ValueError(f"model: expected a model such as jaxem.gaussian_mixture(2); got {model!r}")
+    if not is_pytree_class(type(model)):
+        raise ValueError(f"model: {name} is not decorated; write @jaxem.model_class above `class {name}`")
+    if not hasattr(model, "m_step"):
+        raise ValueError(f"model: {name} is a family, what one component looks like; write jaxem.Mixture({name}(), k)")
+
+
 def is_prepared(x) -> bool:
     return isinstance(x, tuple) and hasattr(x, "_fields")
 
@@ -55,7 +68,7 @@ def _check_rows(model, arguments, method):
         weights = arguments["weights"] = arrays.as_weights(weights, arrays.n_rows(x), dtype)
     if method == "init":
         model.check_fit(arrays.on_host(x), weights, dtype)
-    if "resp" in arguments:
+    if "resp" in arguments and hasattr(model, "check_resp"):
         model.check_resp(arguments["resp"], x)
 
 

@@ -4,15 +4,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxem.contract.model import EStep, Model
+from jaxem.contract.capabilities import Draws, Embeds, Imputes
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.model import EStep, Part
+from jaxem.numerics.tracing import is_traced
 
 
-class Family(Model):
-    """k components side by side: the same contract, with weights [n, k] and log_prob [n, k]."""
+class Family(Draws, Embeds, Imputes, Part):
+    """What k components look like. It stands beside `Model`: `Mixture(family, k)` makes a model of it.
 
-    #: Rank of one row of x: 1 for a vector, 0 for a number; a tree like x where x is several arrays.
-    row_ndim: Any = 1
+    Params have a leading component axis k (but for leaves that all components share, see `component_axes`). The steps
+    of EM are those of a model with two differences: `e_step` gives log_prob [n, k], the log density of every row under
+    every component, and the weights of `sufficient_statistics` are [n, k], responsibilities times sample weights.
+
+    - `sufficient_statistics(None, x, weights)` is that of a random start, for which no E-step has been made.
+    - Statistics have a field `count` [k]: how many rows each component holds.
+    - `maximize(stats)` without params is the M-step of a random start: there is no incumbent.
+    - n_points in `degenerate` is [k], the rows of each component.
+    - `sample` gives n rows of every component, [n, k, ...].
+    """
+
+    #: What rows can be: a `Support` of jaxem/families/support.py. None: anything.
+    support: Any = None
+
+    #: A tree like params of the shapes of its leaves, whose sizes are numbers or names: "k" for the components, "d" for
+    #: the columns of x. None: any shapes.
+    param_shapes: Any = None
+
+    @property
+    def row_ndim(self) -> Any:
+        """Rank of one row of x: 1 for a vector, 0 for a number; a tree like x where x is several arrays."""
+        return 1 if self.support is None else self.support.row_ndim
 
     @property
     def independent_columns(self) -> bool:
@@ -33,31 +57,47 @@ class Family(Model):
         latent, log_prob = self.e_step(params, x)
         return EStep(latent, log_prob + log_weights)
 
-    def mean(self, params):
-        """The expected row of every component: [k, ...]."""
-        raise NotImplementedError(f"{type(self).__name__}.mean")
+    def check(self, x, params=None) -> None:
+        """Raise ValueError where x is outside the support, or params do not have the declared shapes."""
+        sizes = {}
+        if self.support is not None:
+            self.support.check_shape(x)
+            sizes = self.support.sizes(x)
+        if params is not None and self.param_shapes is not None:
+            check_param_shapes(params, self.param_shapes, sizes)
+        if self.support is not None and not is_traced(x):
+            self.support.check_values(x)
+
+    def mean(self, params) -> Any:
+        """The expected row of every component: [k, ...]. Optional."""
+        raise NotProvidedError(self, "mean")
 
     def conditional_mean(self, params, x):
         """The expected row given what was seen of it, under every component: [n, k, ...]."""
         k = jax.tree.leaves(params)[0].shape[0]
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (leaf.shape[0], k, *leaf.shape[1:])), x)
 
-    def observed(self, x):
+    def observed(self, x) -> Any:
         """Which rows [n] have anything to see, on the host; None where all have."""
         return None
 
-    def informed(self, resp, x):
+    def informed(self, resp, x) -> Any:
         """Responsibilities [n, k] of a random start, in accord with what x says about the hidden value."""
         return resp
 
-    def init_components(self, key, x, weights):
+    def refined(self, params, z, weights) -> Any:
+        """Params of an M-step with weights [n, k], once more from sums about the means, which do not cancel."""
+        return params
+
+    def init_components(self, key, x, weights) -> Any:
         """Random params of k components from random responsibilities times sample weights, [n, k]."""
         return self.maximize(self.sufficient_statistics(None, x, weights))
 
-    def permute(self, params, order):
+    def permute(self, params, order) -> Any:
+        """The components renumbered: new component j is old component order[j]."""
         return map_components(self, lambda leaf: leaf[order], params)
 
-    def keep_where(self, alive, new, old):
+    def keep_where(self, alive, new, old) -> Any:
         """`new`, with the components that are not alive [k] taken from `old`."""
 
         def pick(a, b):
@@ -86,6 +126,26 @@ def full_axes(family):
     if axes != 0:
         return axes
     return jax.tree.map(lambda _: 0, family.constraints(), is_leaf=lambda node: hasattr(node, "to_free"))
+
+
+def check_param_shapes(params, shapes, sizes: dict) -> None:
+    """Raise ValueError naming the first leaf of params that has another shape than declared.
+
+    Args:
+        params: a NamedTuple.
+        shapes: one like it of tuples of sizes, by number or by name. A name that is not in `sizes` takes its size from
+            the first leaf that has it.
+        sizes: the sizes that are known, by name.
+    """
+    sizes = dict(sizes)
+    for field, leaf, names in zip(params._fields, params, shapes, strict=True):
+        wanted = [sizes.get(name, name) for name in names]
+        shape = np.shape(leaf)
+        if len(shape) != len(wanted) or any(
+            size != got for size, got in zip(wanted, shape, strict=True) if not isinstance(size, str)
+        ):
+            raise ValueError(f"start: {field} has shape {shape}, expected [{', '.join(map(str, wanted))}]")
+        sizes.update({size: got for size, got in zip(wanted, shape, strict=True) if isinstance(size, str)})
 
 
 def _column_scaled(x, weights):

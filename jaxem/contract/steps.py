@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.pytree import static
 
 
 @model_class

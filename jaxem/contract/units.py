@@ -1,195 +1,344 @@
-"""Standard units: the affine change of coordinates in which data have mean 0 and unit spread.
+"""Coordinates as objects: a model's `units` carry rows and params into standard units, and back.
 
-Fits run in these units, so nothing (floors, starts, float32) depends on where the data lie or how they are scaled.
-The loop applies the change once, outside; parameters and log densities are carried back.
+Fits run in units in which the data have mean 0 and unit spread, so that floors, starts and float32 do not depend on
+where the data lie or how they are scaled. A model makes its `Units` from the rows, and nothing else in the library
+knows how rows and params are moved.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jax import lax
 
-from jaxem.numerics import linalg
-from jaxem.numerics.chunks import block_rows, cut_rows, first_of
+from jaxem.contract.affine import Affine, module_of
+from jaxem.contract.pytree import build, pytree_class, static
+from jaxem.inputs.sequences import Sequences, from_time_rows, time_rows, volume_of_sequences
 
 
-class Affine(NamedTuple):
-    """z = ((x - shift) / scale) @ matrix, rows x [n, d].
+class Units:
+    """A change of coordinates of the rows and the params of one model. `Identity` changes nothing.
 
-    shift [d]; scale [d] (per column), or a scalar where all axes must keep one scale; matrix and its inverse [d, d]
-    decorrelate the columns, None where the model's axes are the data's own.
+    Rows move by `rows` and come back by `rows_back`, params move by `params` and come back by `back`. Densities change
+    by the volume: log p(x) = log p(rows(x)) - log_volume(). Units made on the host hold NumPy arrays of float64, and
+    then move NumPy arrays without rounding them; units made in a compiled program hold arrays of JAX.
     """
 
-    shift: Any
-    scale: Any
-    matrix: Any = None
-    inverse: Any = None
+    #: Whether nothing is changed.
+    is_identity = False
 
+    #: Whether `back` takes params with leading axes (restarts) as they are.
+    broadcasts = True
 
-def standardize(x, weights=None, metric="full") -> Affine:
-    """The units in which x [n, d] has mean 0 and covariance I ("full"), unit variances ("diag"), or mean variance 1."""
-    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    blocks = cut_rows(x, weights / weights.sum(), block_rows(x.shape[0], BLOCK_ROWS))
-    shift = _total(lambda x, w: w @ x, blocks)
-    # The second pass removes the rounding of a far origin.
-    shift = shift + _total(lambda x, w: w @ (x - shift), blocks)
-    # Dividing by the range first keeps squares inside the dtype for any units.
-    reach = _per_block(lambda x, w: jnp.abs(jnp.where(w[:, None] > 0, x - shift, 0)).max(0), blocks).max(0)
-    reach = reach.max() if metric == "spherical" else reach
-    variance = _total(lambda x, w: w @ ((x - shift) / _nonzero(reach)) ** 2, blocks)
-    scale = _nonzero(reach * jnp.sqrt(variance.mean() if metric == "spherical" else variance))
-    units = Affine(shift, scale)
-    return _decorrelated(units, blocks) if metric == "full" else units
+    def rows(self, x) -> Any:
+        """Rows of the data in these units."""
+        raise NotImplementedError(f"{type(self).__name__}.rows")
 
+    def rows_back(self, z) -> Any:
+        """Rows in these units as rows of the data: the inverse of `rows`."""
+        raise NotImplementedError(f"{type(self).__name__}.rows_back")
 
-#: Rows that are looked at together: no temporary is as long as the data.
-BLOCK_ROWS = 1 << 16
+    def params(self, params) -> Any:
+        """Params of the data in these units."""
+        raise NotImplementedError(f"{type(self).__name__}.params")
 
+    def back(self, params) -> Any:
+        """Params in these units as params of the data: the inverse of `params`."""
+        raise NotImplementedError(f"{type(self).__name__}.back")
 
-def _per_block(function, blocks):
-    """function(rows, weights) of every block, [b, ...]."""
-    if len(blocks[1]) == 1:
-        return function(*first_of(blocks))[None]
-    return lax.map(lambda block: function(*block), blocks)
-
-
-def _total(function, blocks):
-    return _per_block(function, blocks).sum(0)
-
-
-def origin(x, cov=None):
-    """Host units in which rows x [n, d], and a start, may be rounded to float32 and lose no digits; None: as they are.
-
-    They move the origin to the data and, where the overall covariance `cov` [d, d] of a start has directions that
-    float32 cannot tell from 0, they decorrelate the columns too.
-    """
-    sample = np.asarray(x[:: max(1, len(x) // SAMPLE_ROWS)], np.float64)
-    shift = sample.mean(0)
-    decorrelated = None if cov is None else _host_matrix(cov)
-    if decorrelated is not None:
-        scale, matrix = decorrelated
-        return Affine(shift, scale, matrix, np.linalg.inv(matrix))
-    far = np.abs(shift) > FAR * sample.std(0)
-    return Affine(shift, np.float64(1)) if x.dtype == np.float64 or far.any() else None
-
-
-#: Rows that `origin` looks at: any point near the data will do.
-SAMPLE_ROWS = 4096
-
-#: Means further than this from the origin, in standard deviations, lose digits of a start when rounded to float32.
-FAR = 100.0
-
-#: Correlation matrices with a larger condition number lose digits of a start when rounded to float32.
-ILL_CONDITIONED = 1e3
-
-
-def _host_matrix(cov):
-    """(scale, matrix) that decorrelate columns of this covariance; None where float32 holds their correlations well."""
-    scale = np.sqrt(np.diagonal(cov))
-    values, vectors = np.linalg.eigh(cov / (scale[:, None] * scale))
-    if values[0] * ILL_CONDITIONED > values[-1]:
-        return None
-    return scale, vectors / np.sqrt(np.maximum(values, 1e-15))
-
-
-def _nonzero(scale):
-    return jnp.where(scale > 0, scale, 1)
-
-
-def _decorrelated(units, blocks):
-    """`units` with the matrix that makes the second moments of the blocks I."""
-    matrix = inverse = jnp.eye(blocks[0].shape[-1], dtype=blocks[0].dtype)
-
-    def second_moment(x, weights):
-        y = _dot(to_units(units, x), matrix)
-        return _dot((y * weights[:, None]).T, y)
-
-    # Twice, as in a Cholesky QR: the first pass is blind to directions below the rounding of the largest one, and in
-    # its coordinates the second sees them. There nearly all eigenvalues are 1, and which vectors belong to them is an
-    # accident of rounding: turned back, the second change is none where none is needed.
-    for last in (False, True):
-        values, vectors = jnp.linalg.eigh(_total(second_moment, blocks))
-        roots = jnp.sqrt(jnp.maximum(values, values[-1] * jnp.finfo(values.dtype).eps))
-        forth, back = vectors / roots, roots[:, None] * vectors.T
-        if last:
-            forth, back = _dot(forth, vectors.T), _dot(vectors, back)
-        matrix, inverse = _dot(matrix, forth), _dot(back, inverse)
-    return units._replace(matrix=matrix, inverse=inverse)
-
-
-def _module(units):
-    """NumPy (and float64) for units made on the host, else JAX."""
-    return np if isinstance(units.shift, np.ndarray) else jnp
-
-
-def _dot(a, b):
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a @ b
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def to_units(units, x):
-    """Rows (or means) [..., d] in standard units (None: as they are)."""
-    if units is None:
-        return x
-    z = (x - units.shift) / units.scale
-    return z if units.matrix is None else _dot(z, units.matrix)
-
-
-def from_units(units, z):
-    """Rows (or means) [..., d] in the data's units."""
-    if units is None:
-        return z
-    return units.shift + (z if units.matrix is None else _dot(z, units.inverse)) * units.scale
-
-
-def cov_to_units(units, cov):
-    """Covariances: [..., d, d] where the units have a matrix, else variances [..., d] or []."""
-    if units is None:
-        return cov
-    if units.matrix is None:
-        return cov / units.scale**2
-    return _congruent(cov / (units.scale[:, None] * units.scale), units.matrix)
-
-
-def cov_from_units(units, cov):
-    """The inverse of `cov_to_units`; matrices stay positive definite when rounded to the dtype of compiled code."""
-    if units is None:
-        return cov
-    if units.matrix is None:
-        return cov * units.scale**2
-    return _representable(_congruent(cov, units.inverse)) * (units.scale[:, None] * units.scale)
-
-
-def _congruent(cov, matrix):
-    """matrix^T cov matrix, symmetric to the last bit."""
-    moved = _dot(_dot(matrix.T, cov), matrix)
-    return 0.5 * (moved + moved.swapaxes(-1, -2))
-
-
-def _representable(cov):
-    """cov, or where rounding alone could make it indefinite, the nearest covariance of which that is not so.
-
-    Rounding moves the eigenvalues of a correlation matrix by up to about d eps. What changes is below that.
-    """
-    host = isinstance(cov, np.ndarray)
-    eps = np.finfo(jnp.zeros(()).dtype if host else cov.dtype).eps
-    module, floor = np if host else jnp, cov.shape[-1] * float(eps)
-    scale = module.sqrt(module.diagonal(cov, axis1=-2, axis2=-1))
-    scale = scale[..., :, None] * scale[..., None, :]
-    unit = cov / module.where(scale > 0, scale, 1)
-    if not host:
-        return cov + (linalg.clamp_eigenvalues(unit, floor) - unit) * scale
-    values, vectors = np.linalg.eigh(unit)
-    lift = np.maximum(floor - values, 0)
-    return cov + (vectors * lift[..., None, :]) @ vectors.swapaxes(-1, -2) * scale
-
-
-def log_volume(units):
-    """log |dx / dz|: log p(x) = log p(z) - log_volume."""
-    if units is None:
+    def log_volume(self) -> Any:
+        """log |dx / dz| of one example: one number, or [n] where examples differ."""
         return 0.0
-    module = _module(units)
-    volume = module.log(module.broadcast_to(units.scale, units.shift.shape)).sum()
-    return volume if units.matrix is None else volume - module.linalg.slogdet(units.matrix)[1]
+
+    def loses_digits(self, params) -> bool:
+        """Whether concrete params of the data, rounded to float32, stand for a visibly different density."""
+        return False
+
+    def model(self, model) -> Any:
+        """`model` with those of its hyperparameters that have units carried into these.
+
+        They are the fields declared with `in_data_units()`, of the model and of what it wraps.
+        """
+        return _carried(model, self)
+
+
+class Identity(Units):
+    """The units of the data themselves."""
+
+    is_identity = True
+
+    def rows(self, x):
+        return x
+
+    rows_back = params = back = rows
+
+    @property
+    def inner(self):
+        return self
+
+    def model(self, model):
+        return model
+
+
+jax.tree_util.register_static(Identity)
+Identity.__eq__ = lambda self, other: isinstance(other, Identity)
+Identity.__hash__ = lambda self: hash(Identity)
+
+
+def _carried(model, units):
+    changed = {}
+    for name, kind in _carried_fields(type(model)):
+        value = getattr(model, name)
+        changed[name] = units if kind == "units" else units.params(value) if kind == "params" else units.model(value)
+    if not changed:
+        return model
+    fields = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
+    return build(type(model), {**fields, **changed}.items())
+
+
+def _carried_fields(cls):
+    """(name, kind) of the fields that move with the units: "params", "units", or "model" for a wrapped model."""
+    fields = getattr(cls, "__dataclass_fields__", {})
+    declared = [(name, field.metadata["carried"]) for name, field in fields.items() if field.metadata.get("carried")]
+    return [*declared, ("model", "model")] if getattr(cls, "has_params_of_its_model", False) else declared
+
+
+# --- affine changes of rows of numbers ------------------------------------------------------------------------------
+
+
+class Role:
+    """How one leaf of a family's params moves when rows are moved by an affine map."""
+
+    def forth(self, affine: Affine, leaf) -> Any:
+        return leaf
+
+    def back(self, affine: Affine, leaf) -> Any:
+        return leaf
+
+
+class _Location(Role):
+    def forth(self, affine, leaf):
+        return affine.forth(leaf)
+
+    def back(self, affine, leaf):
+        return affine.back(leaf)
+
+
+class _Covariance(Role):
+    def forth(self, affine, leaf):
+        return affine.cov_forth(leaf)
+
+    def back(self, affine, leaf):
+        return affine.cov_back(leaf)
+
+
+class _Power(Role):
+    """A leaf that is multiplied by a power of the columns' scales; its last `after` axes come after the columns."""
+
+    def __init__(self, power, after=0):
+        self.power, self.after = power, after
+
+    def _factor(self, affine):
+        scale = affine.scale
+        return scale.reshape(np.shape(scale) + (1,) * (self.after if np.ndim(scale) else 0)) ** self.power
+
+    def forth(self, affine, leaf):
+        return leaf / self._factor(affine)
+
+    def back(self, affine, leaf):
+        return leaf * self._factor(affine)
+
+
+class _LogLocation(Role):
+    def forth(self, affine, leaf):
+        return leaf - module_of(affine.scale).log(affine.scale)
+
+    def back(self, affine, leaf):
+        return leaf + module_of(affine.scale).log(affine.scale)
+
+
+#: A mean [..., d]: it moves as rows do.
+LOCATION = _Location()
+#: A covariance [..., d, d], or variances [..., d] or [...], as `Affine.cov_forth` takes them.
+COVARIANCE = _Covariance()
+#: Variances [..., d], or [...] of all columns.
+VARIANCE = _Power(2)
+#: Loadings [..., d, q]: each row has the scale of its column.
+LOADINGS = _Power(1, after=1)
+#: One over a scale.
+RATE = _Power(-1)
+#: The mean of log x.
+LOG_LOCATION = _LogLocation()
+#: A number without units.
+UNITLESS = Role()
+
+
+@pytree_class
+class AffineUnits(Units):
+    """The units of a family whose rows are numbers or vectors: an `Affine` map, and the role of each leaf of params."""
+
+    affine: Affine
+    roles: Any = static()
+
+    def rows(self, x):
+        return self.affine.forth(x)
+
+    def rows_back(self, z):
+        return self.affine.back(z)
+
+    def params(self, params):
+        return self._moved("forth", params)
+
+    def back(self, params):
+        return self._moved("back", params)
+
+    def _moved(self, way, params):
+        leaves = (getattr(role, way)(self.affine, leaf) for role, leaf in zip(self.roles, params, strict=True))
+        return type(params)(*leaves)
+
+    def log_volume(self):
+        return self.affine.log_volume()
+
+    def loses_digits(self, params):
+        """By how far the means lie from 0, in standard deviations of a component, and by its correlations."""
+        found = dict(zip(self.roles, (np.asarray(leaf, np.float64) for leaf in params), strict=True))
+        spread = [_smallest_deviation(role, leaf) for role, leaf in found.items() if role in (COVARIANCE, VARIANCE)]
+        if LOCATION not in found or not spread:
+            return False
+        deviation, condition = (min(values) for values in zip(*spread, strict=True))
+        far = np.abs(found[LOCATION]).max(initial=0) * ROUNDING > VISIBLE * deviation
+        return bool(far or VISIBLE * condition < ROUNDING)
+
+
+#: Rounding of a float32 number, relative to it.
+ROUNDING = 2.0**-24
+
+#: Means that are off by this share of a standard deviation change log p(x) of a row by 1e-4 nats at one deviation.
+VISIBLE = 1e-4
+
+
+def _smallest_deviation(role, leaf):
+    """(the smallest standard deviation in any direction, the smallest eigenvalue of a correlation matrix)."""
+    if role is COVARIANCE and leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2]:
+        scale = np.sqrt(np.diagonal(leaf, axis1=-2, axis2=-1))
+        unit = leaf / (scale[..., :, None] * scale[..., None, :])
+        if not np.isfinite(unit).all():
+            return 0.0, 1.0
+        smallest = max(float(np.linalg.eigvalsh(unit).min()), 0.0)
+        return float(scale.min()) * smallest**0.5, smallest
+    return float(np.sqrt(leaf.min())) if leaf.size else np.inf, 1.0
+
+
+# --- units of what is made of parts ---------------------------------------------------------------------------------
+
+
+@pytree_class
+class FieldUnits(Units):
+    """The units of a model whose rows are those of a part, and whose params have the part's in one field."""
+
+    inner: Units
+    field: str = static()
+
+    @property
+    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.broadcasts
+
+    @property
+    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.is_identity
+
+    def rows(self, x):
+        return self.inner.rows(x)
+
+    def rows_back(self, z):
+        return self.inner.rows_back(z)
+
+    def params(self, params):
+        return params._replace(**{self.field: self.inner.params(getattr(params, self.field))})
+
+    def back(self, params):
+        return params._replace(**{self.field: self.inner.back(getattr(params, self.field))})
+
+    def log_volume(self):
+        return self.inner.log_volume()
+
+    def loses_digits(self, params):
+        return self.inner.loses_digits(getattr(params, self.field))
+
+
+@pytree_class
+class Copies(Units):
+    """The units of k copies of a model side by side, whose params have a leading axis k: the same for all copies."""
+
+    inner: Units
+
+    @property
+    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.broadcasts
+
+    @property
+    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.is_identity
+
+    def rows(self, x):
+        return self.inner.rows(x)
+
+    def rows_back(self, z):
+        return self.inner.rows_back(z)
+
+    def params(self, params):
+        return each_copy(self.inner.params, params)
+
+    def back(self, params):
+        return each_copy(self.inner.back, params)
+
+    def log_volume(self):
+        return self.inner.log_volume()
+
+    def loses_digits(self, params):
+        k = len(jax.tree.leaves(params)[0])
+        return any(self.inner.loses_digits(jax.tree.map(lambda leaf, j=j: leaf[j], params)) for j in range(k))
+
+
+def each_copy(function, trees):
+    """function(tree) of every entry of the leading axis; on the host, where that is float64, without JAX."""
+    leaves = jax.tree.leaves(trees)
+    if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return jax.vmap(function)(trees)
+    each = [function(jax.tree.map(lambda leaf, j=j: leaf[j], trees)) for j in range(len(leaves[0]))]
+    return jax.tree.map(lambda *rows: np.stack(rows), *each)
+
+
+@pytree_class
+class SequenceUnits(Units):
+    """The units of single observations, and the length of each sequence [n]: every observation changes the density."""
+
+    inner: Units
+    lengths: Any
+
+    @property
+    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.broadcasts
+
+    @property
+    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.is_identity
+
+    def rows(self, x: Sequences):
+        return x._replace(values=from_time_rows(self.inner.rows(time_rows(x)), *x.shape))
+
+    def rows_back(self, z):
+        if not isinstance(z, Sequences):  # values [n, t, ...] by themselves: what moves are their last axes
+            return self.inner.rows_back(z)
+        return z._replace(values=from_time_rows(self.inner.rows_back(time_rows(z)), *z.shape))
+
+    def params(self, params):
+        return self.inner.params(params)
+
+    def back(self, params):
+        return self.inner.back(params)
+
+    def log_volume(self):
+        return volume_of_sequences(self.lengths, self.inner.log_volume())
+
+    def loses_digits(self, params):
+        return self.inner.loses_digits(params)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.units import Identity
 from jaxem.engine.checkpoints import Checkpoint
 from jaxem.engine.loop import ILL_CONDITIONED, Result, State
 from jaxem.engine.programs import (
@@ -192,7 +193,7 @@ def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, p
 
 @jax.jit
 def _volume(problem, weights):
-    return (weights * problem.model.log_volume(getattr(problem, "units", None))).sum()
+    return (weights * getattr(problem, "units", Identity()).log_volume()).sum()
 
 
 def _blocks(problem, algorithm, state, tol, max_steps, placement):

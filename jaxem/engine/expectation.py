@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxem.contract.model import Model, pytree_class, static
+from jaxem.contract.model import Model
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import Identity
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import cut_rows, even_chunks, first_of, scan_sum
 from jaxem.numerics.devices import summed
@@ -22,6 +24,9 @@ LANES_BYTES = 512 << 20
 
 #: Rows of a chunk from which it matters how they lie in the cache (see `Hardware.odd_lines`).
 LONG = 512
+
+
+IDENTITY = Identity()
 
 
 @pytree_class
@@ -60,9 +65,7 @@ class Problem:
         return self if self.prepared else dataclasses.replace(self, rows=x, weights=weights)
 
     def prepare(self, rows, weights):
-        return self.model.prepare(
-            rows if self.units is None else self.model.to_units(self.units, rows), weights, self.centred
-        )
+        return self.model.prepare(self.units.rows(rows), weights, self.centred)
 
     def sums(self, rows, weights, params):
         """(statistics, log-likelihood) of one chunk."""
@@ -146,7 +149,7 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def make_problem(model: Model, x, weights, chunk: int, units=None, centred=False, store=True, axis=None):
+def make_problem(model: Model, x, weights, chunk: int, units=IDENTITY, centred=False, store=True, axis=None):
     """Rows x in chunks of `chunk` (the last one padded by rows of weight 0), in `units`.
 
     store: prepare them once and keep that, unless it is too much; else the rows are left as they came, and prepared

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxem.contract.units import Identity
 from jaxem.engine import loop
 from jaxem.engine.expectation import Problem, lanes_and_rows, make_problem
 from jaxem.engine.implicit import attach_derivatives
@@ -64,12 +65,11 @@ def _set_out(model, x, weights, algorithm, starts, key, plan: Plan):
     """`set_out` without the rows as they came: a program would give them back as a copy."""
     with whole_blocks(plan.placement is not None):
         units = model.units(x, weights)
-    inner = model.in_units(units)
+    inner = units.model(model)
     if plan.make_starts is not None:
         starts = plan.make_starts(inner, units, x, weights, key)
     else:
-        starts = jax.vmap(lambda p: model.params_to_units(units, p))(starts)
-    starts = jax.vmap(inner.settle)(starts)
+        starts = jax.vmap(units.params)(starts)
     begin = _begin if plan.placement is None else _begin_on_devices
     problem, state = begin(inner, x, weights, units, starts, algorithm, plan)
     return problem.of_rows(None, None), state
@@ -107,7 +107,7 @@ def compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, pla
 
 def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None, axis=None):
     first = jax.tree.map(lambda leaf: leaf[0], starts)
-    z = jax.eval_shape(inner.to_units, units, x)
+    z = jax.eval_shape(lambda units, x: units.rows(x), units, x)
     fits = not_started(starts)
     n_fits = len(fits.status)
     n_lanes, chunk = min(plan.n_lanes, n_fits), plan.chunk_size or 0
@@ -256,11 +256,11 @@ def finish(model, problem, weights, fits, history, plan: Plan, n_lanes: int) -> 
         status, degenerate = verdict(problem, fits)
     else:
         status, degenerate = _on_devices(verdict, placement, problem, fits)
-    units = problem.units if model.additive else None
-    volume = (weights * problem.model.log_volume(units)).sum()
+    units = problem.units if model.additive else Identity()
+    volume = (weights * units.log_volume()).sum()
     log_lik = fits.log_lik - volume
     result = Result(
-        params=jax.vmap(lambda p: model.settle(model.params_from_units(units, p)))(fits.params),
+        params=jax.vmap(units.back)(fits.params),
         log_lik=log_lik,
         objective=log_lik + (fits.objective - fits.log_lik),
         status=status,
@@ -315,12 +315,12 @@ def solve(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan,
     if not (differentiable and len(state.queue) == 1 and model.additive):
         return result
     units = problem.units
-    z, inner, chunk = model.to_units(units, x), model.in_units(units), problem.opened().weights.shape[1]
-    volume = model.log_volume(units)
+    z, inner, chunk = units.rows(x), units.model(model), problem.opened().weights.shape[1]
+    volume = units.log_volume()
     inside, log_lik = attach_derivatives(inner, z, weights, chunk, state.fits.params, state.fits.log_lik, volume)
-    log_lik = log_lik - (fixed_weights * problem.model.log_volume(units)).sum()
+    log_lik = log_lik - (fixed_weights * units.log_volume()).sum()
     found = {
-        "params": jax.vmap(lambda p: model.settle(model.params_from_units(units, p)))(inside),
+        "params": jax.vmap(units.back)(inside),
         "log_lik": log_lik,
         "objective": log_lik + (state.fits.objective - state.fits.log_lik),
     }

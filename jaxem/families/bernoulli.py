@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxem.contract.constraints import UnitInterval
 from jaxem.contract.model import model_class
 from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.support import check_vectors, require, require_shape
+from jaxem.families.support import BITS, Vectors
 
 
 class BernoulliParams(NamedTuple):
@@ -32,6 +31,8 @@ class Bernoulli(ExponentialFamily):
     [[0.0, 0.5, 0.0], [1.0, 1.0, 1.0]]
     """
 
+    support = Vectors(BITS)
+    param_shapes = BernoulliParams(("k", "d"))
     excludes = True
 
     @property
@@ -68,13 +69,3 @@ class Bernoulli(ExponentialFamily):
         """n rows of every component: [n, k, d]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return (uniform < params.prob).astype(params.prob.dtype)
-
-    def check_shapes(self, x, params=None):
-        check_vectors(x)
-        if params is not None:
-            require_shape("prob", params.prob, (None, x.shape[1]))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        x = np.asarray(x)
-        require((x == 0) | (x == 1), x, "zeros and ones")

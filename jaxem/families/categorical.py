@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.contract.constraints import Simplex
-from jaxem.contract.model import model_class, static
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import static
 from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.support import check_numbers, check_vectors, require, require_shape
+from jaxem.families.support import Numbers, Values, Vectors
 
 
 class CategoricalParams(NamedTuple):
@@ -83,8 +84,15 @@ class Categorical(ExponentialFamily):
             raise ValueError(f"n_categories: expected one whole number above 0, or one per item; got {sizes!r}")
 
     @property
-    def row_ndim(self):
-        return 0 if self.scalar else 1
+    def support(self):
+        sizes = np.asarray(self.n_categories)
+        limit = f"{self.width - 1}" if sizes.ndim == 0 else f"{(sizes - 1).tolist()} (by column)"
+        codes = Values(f"categories coded from 0 to {limit}", lambda x: (x >= 0) & (x < sizes) & (x == np.floor(x)))
+        return Numbers(codes) if self.scalar else Vectors(codes)
+
+    @property
+    def param_shapes(self):
+        return CategoricalParams(("k", 1 if self.scalar else "d", self.width))
 
     @property
     def width(self) -> int:
@@ -125,16 +133,9 @@ class Categorical(ExponentialFamily):
         codes = jax.random.categorical(key, logits, shape=(n, *logits.shape[:-1])).astype(params.prob.dtype)
         return codes[..., 0] if self.scalar else codes
 
-    def check_shapes(self, x, params=None):
-        (check_numbers if self.scalar else check_vectors)(x)
+    def check(self, x, params=None):
+        self.support.check_shape(x)
         d = 1 if self.scalar else x.shape[1]
         if isinstance(self.n_categories, tuple) and len(self.n_categories) != d:
             raise ValueError(f"x: n_categories names {len(self.n_categories)} items; got {d} columns")
-        if params is not None:
-            require_shape("prob", params.prob, (None, d, self.width))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        x, sizes = np.asarray(x), np.asarray(self.n_categories)
-        limit = f"{self.width - 1}" if sizes.ndim == 0 else f"{(sizes - 1).tolist()} (by column)"
-        require((x >= 0) & (x < sizes) & (x == np.floor(x)), x, f"categories coded from 0 to {limit}")
+        super().check(x, params)

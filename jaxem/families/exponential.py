@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxem.contract.constraints import Positive
 from jaxem.contract.model import model_class
+from jaxem.contract.units import RATE
 from jaxem.families.scale import ScaleFamily
-from jaxem.families.support import check_numbers, require, require_shape
+from jaxem.families.support import NON_NEGATIVE, Numbers
 
 
 class ExponentialParams(NamedTuple):
@@ -28,6 +28,10 @@ class Exponential(ScaleFamily):
     >>> sorted(round(1 / rate) for rate in best.params.components.rate.tolist())
     [0, 54]
     """
+
+    support = Numbers(NON_NEGATIVE)
+    param_shapes = ExponentialParams(("k",))
+    roles = ExponentialParams(RATE)
 
     def features(self, x):
         return x[None]
@@ -55,9 +59,6 @@ class Exponential(ScaleFamily):
         """Cube roots, which are close to normal (Wilson and Hilferty 1931)."""
         return super().embed(jnp.cbrt(x), weights)
 
-    def rescale(self, params, factor):
-        return ExponentialParams(params.rate / factor)
-
     def degenerate(self, params, n_points):
         """A component on zeros only: its density there grows without bound."""
         return ~(params.rate * jnp.finfo(params.rate.dtype).eps ** 2 < 1)
@@ -66,12 +67,3 @@ class Exponential(ScaleFamily):
         """n times of every component: [n, k]."""
         draws = jax.random.exponential(key, (n, *params.rate.shape), params.rate.dtype)
         return draws / params.rate
-
-    def check_shapes(self, x, params=None):
-        check_numbers(x)
-        if params is not None:
-            require_shape("rate", params.rate, (None,))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        require(np.asarray(x) >= 0, x, "numbers of at least 0")

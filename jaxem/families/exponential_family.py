@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxem.contract.capabilities import Conjugate
+from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep
 from jaxem.numerics.linalg import PRECISION
@@ -43,7 +45,7 @@ class Moments(NamedTuple):
     common: jax.Array
 
 
-class ExponentialFamily(Family):
+class ExponentialFamily(Conjugate, Family):
     """A family from four small functions, each written for one row or one component:
 
         features(x) -> T [f]                 one row's sufficient statistics
@@ -76,10 +78,17 @@ class ExponentialFamily(Family):
         raise NotImplementedError
 
     def moments(self, params):
-        raise NotImplementedError(f"{type(self).__name__}.moments")
+        raise NotProvidedError(self, "moments")
 
     def log_base(self, x):
         raise NotImplementedError
+
+    @property
+    def withholds(self):
+        """A conjugate prior is there for those that write `moments` (or all of `pseudo_statistics`)."""
+        own, base = type(self), ExponentialFamily
+        written = own.moments is not base.moments or own.pseudo_statistics is not base.pseudo_statistics
+        return () if written else (Conjugate,)
 
     # --- the two products ------------------------------------------------------------------------------------
 

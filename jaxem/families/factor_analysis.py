@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.contract import units as _units
+from jaxem.contract.affine import host_origin, standardize
 from jaxem.contract.constraints import Loadings, Positive, Real
 from jaxem.contract.family import Family, alive_components
-from jaxem.contract.model import model_class, static
-from jaxem.families.gaussian import Gaussian, GaussianParams
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import static
+from jaxem.contract.units import LOADINGS, LOCATION, VARIANCE, AffineUnits, Identity
+from jaxem.families.gaussian import Gaussian, GaussianParams, rows_or_means
+from jaxem.families.support import Vectors
 from jaxem.numerics import linalg
 
 #: Smallest noise variance, relative to the variance of its column: a Heywood case (a column that the factors explain
@@ -32,6 +35,9 @@ class FactorParams(NamedTuple):
     noise: Any
 
 
+ROLES = FactorParams(LOCATION, LOADINGS, VARIANCE)
+
+
 @model_class
 class FactorAnalyzer(Family):
     """N(x | mean_k, W_k W_k^T + noise_k): Ghahramani and Hinton (1996); Tipping and Bishop (1999).
@@ -44,6 +50,13 @@ class FactorAnalyzer(Family):
 
     n_factors: int = static()
     noise: str = static(default="diag")
+
+    support = Vectors()
+
+    @property
+    def param_shapes(self):
+        noise = {"diag": ("k", "d"), "tied": ("d",), "spherical": ("k",)}[self.noise]
+        return FactorParams(("k", "d"), ("k", "d", self.n_factors), noise)
 
     def __post_init__(self):
         if self.noise not in ("diag", "tied", "spherical"):
@@ -137,24 +150,11 @@ class FactorAnalyzer(Family):
         return x
 
     def units(self, x, weights=None):
-        return _units.standardize(x, weights, "spherical" if self.noise == "spherical" else "diag")
+        return AffineUnits(standardize(x, weights, "spherical" if self.noise == "spherical" else "diag"), ROLES)
 
     def origin(self, x, params=None):
-        return _units.origin(x)
-
-    def to_units(self, units, x):
-        return _units.to_units(units, x)
-
-    def params_to_units(self, units, params):
-        loadings = params.loadings / units.scale[..., None]
-        return FactorParams(_units.to_units(units, params.mean), loadings, params.noise / units.scale**2)
-
-    def params_from_units(self, units, params):
-        loadings = params.loadings * units.scale[..., None]
-        return FactorParams(_units.from_units(units, params.mean), loadings, params.noise * units.scale**2)
-
-    def log_volume(self, units):
-        return _units.log_volume(units)
+        affine = host_origin(rows_or_means(x, params))
+        return Identity() if affine is None else AffineUnits(affine, ROLES)
 
     def ill_conditioned(self, params):
         return self.gaussian.ill_conditioned(self.as_gaussian(params))
@@ -166,6 +166,6 @@ class FactorAnalyzer(Family):
         return self.gaussian.sample(self.as_gaussian(params), key, n)
 
     def check(self, x, params=None):
-        self.gaussian.check(x)
+        super().check(x, params)
         if self.n_factors >= x.shape[1]:
             raise ValueError(f"n_factors: expected fewer than the {x.shape[1]} columns of x; got {self.n_factors}")

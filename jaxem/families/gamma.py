@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import digamma, gammaln
 
 from jaxem.contract.constraints import Positive
 from jaxem.contract.model import model_class
+from jaxem.contract.units import RATE, UNITLESS
 from jaxem.families.scale import ScaleFamily, collapsed
-from jaxem.families.support import check_numbers, require, require_shape
+from jaxem.families.support import POSITIVE, Numbers
 from jaxem.numerics.special import solve_gamma_shape
 
 #: The smallest log(mean x) - mean(log x) that is told from 0 (all rows equal); the shape is then half its inverse.
@@ -39,6 +39,10 @@ class Gamma(ScaleFamily):
     >>> sorted(round(mean, 2) for mean in means.tolist())
     [2.04, 4.29]
     """
+
+    support = Numbers(POSITIVE)
+    param_shapes = GammaParams(("k",), ("k",))
+    roles = GammaParams(UNITLESS, RATE)
 
     def features(self, x):
         return jnp.stack([x, jnp.log(x)])
@@ -70,9 +74,6 @@ class Gamma(ScaleFamily):
     def embed(self, x, weights=None):
         return super().embed(jnp.log(x), weights)
 
-    def rescale(self, params, factor):
-        return params._replace(rate=params.rate / factor)
-
     def degenerate(self, params, n_points):
         # 1 / shape is the variance of log x in a tight component, and (x / mean)'s in any.
         smallest = 2 * SMALLEST_GAP[params.shape.dtype.itemsize]
@@ -82,13 +83,3 @@ class Gamma(ScaleFamily):
         """n numbers of every component: [n, k]."""
         draws = jax.random.loggamma(key, params.shape, (n, *params.shape.shape), params.shape.dtype)
         return jnp.exp(draws - jnp.log(params.rate))
-
-    def check_shapes(self, x, params=None):
-        check_numbers(x)
-        if params is not None:
-            require_shape("shape", params.shape, (None,))
-            require_shape("rate", params.rate, np.shape(params.shape))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        require(np.asarray(x) > 0, x, "numbers above 0")

@@ -7,25 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxem.contract import units as _units
-from jaxem.contract.constraints import Positive, PositiveDefinite, Real
+from jaxem.contract.affine import host_origin, standardize
+from jaxem.contract.constraints import Real
+from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.family import alive_components
-from jaxem.contract.model import EStep, model_class, static
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import COVARIANCE, LOCATION, AffineUnits, Identity
+from jaxem.families.covariance import Covariance, Diagonal, Full, Spherical
 from jaxem.families.exponential_family import ExponentialFamily, Features, component_means, expected_logits
-from jaxem.inputs import arrays
+from jaxem.families.support import Vectors
 from jaxem.inputs.covariance_rank import check_spread
-from jaxem.numerics import linalg
-from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import LOG_2PI
+from jaxem.numerics.tracing import is_traced
 
-#: name -> (shape of the quadratic form, shared by all components?)
-STRUCTURES = {
-    "full": ("full", False),
-    "diag": ("diag", False),
-    "spherical": ("spherical", False),
-    "tied": ("full", True),
-    "diag_tied": ("diag", True),
-    "spherical_tied": ("spherical", True),
+#: Name -> (structure of a covariance, whether all components share it).
+STRUCTURES: dict[str, tuple[Covariance, bool]] = {
+    "full": (Full(), False),
+    "diag": (Diagonal(), False),
+    "spherical": (Spherical(), False),
+    "tied": (Full(), True),
+    "diag_tied": (Diagonal(), True),
+    "spherical_tied": (Spherical(), True),
 }
 
 #: The default `floor`. Far below the variance ratio of any group worth a component (clusters 30,000 standard
@@ -47,14 +51,7 @@ class GaussianParams(NamedTuple):
     cov: Any
 
 
-def _smallest_eigenvalue(inverse):
-    """Of the covariance whose inverse is inverse^T inverse [..., d, d]; 0 where it has none.
-
-    As the largest eigenvalue of that inverse it is exact to rounding, where in the covariance itself it would drown in
-    the rounding of the largest one.
-    """
-    largest = linalg.largest_eigenvalue(jnp.swapaxes(inverse, -1, -2) @ inverse)
-    return jnp.where(jnp.isfinite(largest), 1 / largest, 0)
+ROLES = GaussianParams(LOCATION, COVARIANCE)
 
 
 def _check_floor(floor):
@@ -70,6 +67,19 @@ class Centred(NamedTuple):
     """Rows [n, d] to be seen from the incumbent's means, where products of features would cancel."""
 
     x: jax.Array
+
+
+@pytree_class
+class Residuals(Posterior):
+    """Rows as distances from the means, y [k, n, d] = L^-1 (x - mean) with L L^T = cov. A normal row hides nothing."""
+
+    y: Any
+
+    def entropy(self):
+        return jnp.zeros(self.y.shape[1::-1], self.y.dtype)
+
+    def kl(self, other):
+        return self.entropy()
 
 
 class GaussianMoments(NamedTuple):
@@ -105,17 +115,26 @@ class Gaussian(ExponentialFamily):
     covariance: str = static(default="full")
     floor: Any = None
 
+    support = Vectors()
+
     def __post_init__(self):
         if not isinstance(self.covariance, str) or self.covariance not in STRUCTURES:
             raise ValueError(f"covariance: expected one of {', '.join(STRUCTURES)}; got {self.covariance!r}")
         _check_floor(self.floor)
 
     @property
-    def shape(self) -> str:
+    def structure(self) -> Covariance:
+        """What one covariance looks like."""
         return STRUCTURES[self.covariance][0]
 
     @property
+    def shape(self) -> str:
+        """The name of the structure: "full", "diag" or "spherical"."""
+        return self.structure.name
+
+    @property
     def shared(self) -> bool:
+        """Whether all components have the same covariance."""
         return STRUCTURES[self.covariance][1]
 
     @property
@@ -127,16 +146,9 @@ class Gaussian(ExponentialFamily):
 
     def constraints(self):
         floor = 0.0 if self.floor is None else self.floor
-        return GaussianParams(Real(), PositiveDefinite(floor) if self.shape == "full" else Positive(floor))
+        return GaussianParams(Real(), self.structure.constraint(floor))
 
     # --- features --------------------------------------------------------------------------------------------
-
-    def quadratic(self, x):
-        """The quadratic features of x [d, n]: all products, squares, or the squared norm; [q, n]."""
-        if self.shape == "full":
-            rows, cols = linalg.tril_indices(x.shape[0])
-            return x[rows] * x[cols]
-        return x * x if self.shape == "diag" else (x * x).sum(0, keepdims=True)
 
     def prepare(self, x, weights=None, centred=False):
         if isinstance(x, (Features, Centred)):
@@ -144,7 +156,7 @@ class Gaussian(ExponentialFamily):
         if centred:
             return Centred(x)
         columns = x.T
-        quadratic = self.quadratic(columns)
+        quadratic = self.structure.quadratic(columns)
         linear = jnp.concatenate([jnp.ones_like(columns[:1]), columns])
         if not self.shared:
             return Features(jnp.concatenate([linear, quadratic]), quadratic[:0])
@@ -152,24 +164,11 @@ class Gaussian(ExponentialFamily):
 
     def half_log_det(self, params):
         """Half the log determinant of every covariance: [k], or [] where it is shared."""
-        if self.shape == "full":
-            return -linalg.log_det_lower(self._factors(params))
-        logs = 0.5 * jnp.log(params.cov)
-        return params.mean.shape[-1] * logs if self.shape == "spherical" else logs.sum(-1)
+        return self.structure.half_log_det(params.cov, params.mean.shape[-1])
 
     def coefficients(self, params):
         mean, d = params.mean, params.mean.shape[-1]
-        if self.shape == "full":
-            inverse = self._factors(params)
-            precision = jnp.swapaxes(inverse, -1, -2) @ inverse
-            linear = (precision @ mean[..., None])[..., 0]
-            rows, cols = linalg.tril_indices(d)
-            quadratic = precision[..., rows, cols] * jnp.where(rows == cols, -0.5, -1.0).astype(mean.dtype)
-        else:
-            variance = params.cov if self.shape == "diag" else params.cov[..., None]
-            precision = 1 / jnp.where(variance > 0, variance, jnp.nan)
-            linear = mean * precision
-            quadratic = -0.5 * precision
+        linear, quadratic = self.structure.natural(mean, params.cov)
         constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params)
         own = [constant[:, None], linear]
         if self.shared:
@@ -183,7 +182,6 @@ class Gaussian(ExponentialFamily):
             return super().e_step(params, x)
         if isinstance(x, Centred):
             return self._centred_e_step(params, x.x)
-        factors = self._factors(params)
 
         def one(component):
             log_prob = self._log_density(component[0], component[1], x)[0]
@@ -192,36 +190,27 @@ class Gaussian(ExponentialFamily):
             return jnp.where(beyond, -jnp.inf, log_prob)
 
         # One component at a time: rows of raw data never become an n x k x d array.
-        means_and_factors = (params.mean, jnp.broadcast_to(factors, (len(params.mean), *factors.shape[-2:])))
-        return EStep(None, lax.map(one, means_and_factors).T)
+        return EStep(None, lax.map(one, (params.mean, self._factors(params))).T)
 
     def weighted_e_step(self, params, log_weights, x):
         step = self.product_e_step if isinstance(x, Features) else super().weighted_e_step
         return step(params, log_weights, x)
 
     def _factors(self, params):
-        """L^-1 with precision = L^-T L^-1: [..., d, d] full, [..., 1, d] otherwise."""
-        if self.shape == "full":
-            return linalg.inverse_cholesky(params.cov)
-        deviation = jnp.sqrt(jnp.where(params.cov > 0, params.cov, jnp.nan))
-        if self.shape == "spherical":
-            deviation = jnp.broadcast_to(deviation[..., None], (*deviation.shape, params.mean.shape[-1]))
-        return 1 / deviation[..., None, :]
-
-    def _whiten(self, factor, y):
-        return jnp.dot(y, factor.T, precision=PRECISION) if self.shape == "full" else y * factor
+        """L^-1 of every component, with precision = L^-T L^-1: [k, d, d] full, [k, 1, d] otherwise."""
+        k, d = params.mean.shape
+        factors = self.structure.inverse_factor(params.cov, d)
+        return jnp.broadcast_to(factors, (k, *factors.shape[-2:]))
 
     def _log_density(self, mean, factor, x):
         """(log N [n], L^-1 (x - mean) [n, d]) of one component."""
-        y = self._whiten(factor, x - mean)
-        diagonal = jnp.diagonal(factor) if self.shape == "full" else factor[0]
-        constant = jnp.log(diagonal).sum() - 0.5 * x.shape[-1] * LOG_2PI
+        y = self.structure.whiten(factor, x - mean)
+        constant = jnp.log(self.structure.diagonal(factor)).sum() - 0.5 * x.shape[-1] * LOG_2PI
         return constant - 0.5 * (y * y).sum(-1), y
 
     def _centred_e_step(self, params, x):
-        factors = jnp.broadcast_to(self._factors(params), (len(params.mean), *self._factors(params).shape[-2:]))
-        log_prob, y = jax.vmap(self._log_density, in_axes=(0, 0, None))(params.mean, factors, x)
-        return EStep(y, log_prob.T)
+        log_prob, y = jax.vmap(self._log_density, in_axes=(0, 0, None))(params.mean, self._factors(params), x)
+        return EStep(Residuals(y), log_prob.T)
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
@@ -229,17 +218,16 @@ class Gaussian(ExponentialFamily):
         if not isinstance(x, Centred):
             moments = super().sufficient_statistics(resp, x, weights)
             return GaussianMoments(*moments, moments.count)
-        weighted = weights.T[..., None] * resp
-        if self.shape == "full":
-            scatter = jnp.einsum("kni,knj->kij", weighted, resp, precision=PRECISION)
-        else:
-            scatter = (weighted * resp).sum(1)
+        y = resp.y
+        weighted = weights.T[..., None] * y
         count = weights.sum(0)
-        return CentredMoments(count, weighted.sum(1), scatter, count)
+        return CentredMoments(count, weighted.sum(1), self.structure.scatters(y, weighted), count)
 
     def expected_log_joint(self, params, stats):
         if isinstance(stats, CentredMoments):
-            raise NotImplementedError("expected_log_joint: centred moments are relative to the params of the E-step")
+            raise NotProvidedError(
+                self, "expected_log_joint", "centred moments are relative to the params of the E-step"
+            )
         own, common = self.coefficients(params)
         # Rows beyond the count have their mean at the component's: only the determinant and the constant count them.
         linear = own[:, 1 : 1 + params.mean.shape[-1]]
@@ -251,9 +239,9 @@ class Gaussian(ExponentialFamily):
         k, d = params.mean.shape
         of_mean = jnp.broadcast_to(jnp.asarray(strength.mean, params.mean.dtype), (k,))
         of_cov = jnp.broadcast_to(jnp.asarray(strength.cov, params.mean.dtype), (k,)) / (k if self.shared else 1)
-        cov = d * params.cov[..., None] if self.shape == "spherical" else params.cov
-        cov = linalg.pack_lower(cov) if self.shape == "full" else cov
-        quadratic = of_mean[:, None] * jax.vmap(self.quadratic, 1, 1)(params.mean.T).T + of_cov[:, None] * cov
+        cov = self.structure.expected_quadratic(params.cov, d)
+        of_means = jax.vmap(self.structure.quadratic, 1, 1)(params.mean.T).T
+        quadratic = of_mean[:, None] * of_means + of_cov[:, None] * cov
         linear = of_mean[:, None] * params.mean
         if self.shared:
             return GaussianMoments(of_mean, linear, quadratic.sum(0), of_cov)
@@ -262,21 +250,23 @@ class Gaussian(ExponentialFamily):
     def maximize(self, stats, params=None):
         if isinstance(stats, CentredMoments):
             return self._maximize_centred(stats, params)
+        structure = self.structure
         average, alive = component_means(stats)
-        d = average.shape[1] - (0 if self.shared else self.n_quadratic(average.shape[1]))
+        d = average.shape[1] - (0 if self.shared else structure.n_quadratic(average.shape[1]))
         mean = average[:, :d]
         total, count = stats.rows.sum(), stats.count.sum()
         if self.shared:
-            cov = self._square(stats.common / total) - jnp.tensordot(stats.count / total, self._outer(mean), 1)
+            cov = structure.unpack(stats.common / total) - jnp.tensordot(stats.count / total, structure.outer(mean), 1)
             second = stats.common / total
         else:
             rows = jnp.where(alive, stats.count / jnp.where(alive, stats.rows, 1), 1)
-            cov = self._square(average[:, d:]) - self._outer(mean)
+            cov = structure.unpack(average[:, d:]) - structure.outer(mean)
             cov = cov * rows.reshape(rows.shape + (1,) * (cov.ndim - 1))
             second = stats.total[:, d:].sum(0) / total
         data_mean = stats.count / count @ jnp.where(alive[:, None], mean, 0)
-        data_cov = self._square(second) - count / total * self._outer(data_mean)
-        new = GaussianParams(mean, self._floored(self._per_axis(cov, d), self._scale_of(self._per_axis(data_cov, d))))
+        data_cov = structure.from_second(structure.unpack(second) - count / total * structure.outer(data_mean), d)
+        cov = self._allowed(structure.from_second(cov, d), stats.rows, structure.variance(data_cov))
+        new = GaussianParams(mean, cov)
         if params is None:
             return new
         return self.keep_where(alive, new, params)
@@ -286,58 +276,25 @@ class Gaussian(ExponentialFamily):
         safe = jnp.where(alive, stats.count, 1)
         shift = stats.total / safe[:, None]
         rows = jnp.where(alive, stats.rows, 1)
-        outer = shift[..., :, None] * shift[..., None, :] if self.shape == "full" else shift * shift
+        outer = self.structure.scatter_of_mean(shift)
         scatter = stats.scatter - safe.reshape(safe.shape + (1,) * (outer.ndim - 1)) * outer
         if self.shared:
             inner = (jnp.where(alive, 1, 0).reshape(safe.shape + (1,) * (outer.ndim - 1)) * scatter).sum(0)
             inner = inner / stats.rows.sum()
         else:
             inner = scatter / rows.reshape(rows.shape + (1,) * (outer.ndim - 1))
-        if self.shape == "full":
-            lower = linalg.cholesky(params.cov)
-            step = jnp.einsum("...ij,...j->...i", lower, shift)
-            cov = lower @ inner @ jnp.swapaxes(lower, -1, -2)
-            cov = 0.5 * (cov + jnp.swapaxes(cov, -1, -2))
-        else:
-            old = params.cov if self.shape == "diag" else params.cov[..., None]
-            step = jnp.sqrt(old) * shift
-            cov = old * inner if self.shape == "diag" else params.cov * inner.mean(-1)
+        step, cov = self.structure.moved(params.cov, shift, inner)
         # Centred data are in standard units, so the data's own variance is 1.
-        new = GaussianParams(params.mean + step, self._floored(cov, jnp.ones((), cov.dtype)))
+        new = GaussianParams(params.mean + step, self._allowed(cov, stats.rows, jnp.ones((), cov.dtype)))
         return self.keep_where(alive, new, params)
 
-    def n_quadratic(self, n_own):
-        """How many of n_own features [x, quad(x)] are quadratic."""
-        if self.shape == "diag":
-            return n_own // 2
-        if self.shape == "spherical":
-            return 1
-        return n_own - int((np.sqrt(9 + 8 * n_own) - 3) / 2)
-
-    def _square(self, quadratic):
-        return linalg.unpack_symmetric(quadratic) if self.shape == "full" else quadratic
-
-    def _outer(self, mean):
-        if self.shape == "full":
-            return mean[..., :, None] * mean[..., None, :]
-        return mean * mean if self.shape == "diag" else (mean * mean).sum(-1, keepdims=True)
-
-    def _per_axis(self, cov, d):
-        return cov[..., 0] / d if self.shape == "spherical" else cov
-
-    def _scale_of(self, data_cov):
-        """The data's own variance: what the floor is relative to."""
-        if self.shape == "full":
-            return jnp.trace(data_cov) / data_cov.shape[-1]
-        return data_cov
-
-    def _floored(self, cov, scale):
+    def _allowed(self, cov, rows, scale):
+        """Covariances that rest on rows [k], as the structure allows them and above the floor (times `scale`)."""
+        cov = cov if self.shared else self.structure.combined(cov, rows)
         floor = DEFAULT_FLOOR[cov.dtype.itemsize] if self.floor is None else self.floor
         # Below this even a floor of 0 keeps a collapsed component's density finite, so that it can be named.
         floor = jnp.maximum(jnp.asarray(floor, cov.dtype), jnp.finfo(cov.dtype).eps ** 2) * scale
-        if self.shape == "full":
-            return linalg.clamp_eigenvalues(cov, floor)
-        return jnp.maximum(cov, floor)
+        return self.structure.clamp(cov, floor)
 
     # --- conditioning ----------------------------------------------------------------------------------------
 
@@ -345,14 +302,7 @@ class Gaussian(ExponentialFamily):
         """True where the norm of a precision, times the data's covariance (I in standard units), is over the limit."""
         if jnp.result_type(params.mean) != jnp.float32:
             return None
-        if self.shape == "full":
-            factor = self._factors(params)
-            precision = jnp.swapaxes(factor, -1, -2) @ factor
-            amplification = jnp.sqrt((precision * precision).sum((-2, -1)))
-        else:
-            d = params.mean.shape[-1]
-            precision = 1 / params.cov
-            amplification = precision * d**0.5 if self.shape == "spherical" else jnp.linalg.norm(precision, axis=-1)
+        amplification = self.structure.precision_norm(params.cov, params.mean.shape[-1])
         return ~(amplification < AMPLIFICATION_LIMIT).all()
 
     def degenerate(self, params, n_points):
@@ -363,16 +313,8 @@ class Gaussian(ExponentialFamily):
         """
         d = params.mean.shape[-1]
         share = n_points / n_points.sum()
-        if self.shape == "full":
-            pooled = params.cov if self.shared else jnp.tensordot(share, params.cov, 1)
-            inverse = self._factors(params)
-            smallest, relative = _smallest_eigenvalue(inverse), _smallest_eigenvalue(inverse @ linalg.cholesky(pooled))
-        elif self.shape == "diag":
-            pooled = params.cov if self.shared else share @ params.cov
-            smallest, relative = params.cov.min(-1), (params.cov / pooled).min(-1)
-        else:
-            pooled = params.cov if self.shared else share @ params.cov
-            smallest, relative = params.cov, params.cov / pooled
+        pooled = params.cov if self.shared else jnp.tensordot(share, params.cov, 1)
+        smallest, relative = self.structure.smallest_eigenvalues(params.cov, pooled, d)
         floor = DEFAULT_FLOOR[params.cov.dtype.itemsize] if self.floor is None else self.floor
         # What rests on a floor as high as this is where somebody wanted it to rest: a proper maximum.
         floored = ~(smallest > jnp.where(floor <= SLIVER, floor, 0) * (1 + 1e-3))
@@ -392,74 +334,56 @@ class Gaussian(ExponentialFamily):
         return x
 
     def units(self, x, weights=None):
-        return _units.standardize(x, weights, self.shape)
+        return AffineUnits(standardize(x, weights, self.shape), ROLES)
 
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, z, weights):
         """Moments about the means just found: one component at a time, so that no n x k x d array is stored."""
-        weighted = resp if weights is None else resp * weights[:, None]
-        covs = jnp.ones_like(params.cov)
-        if self.shape == "full":
-            covs = jnp.broadcast_to(jnp.eye(z.shape[1], dtype=covs.dtype), covs.shape)
 
         def one(component):
             mean, weights = component
             y = z - mean
-            scatter = jnp.dot((y * weights[:, None]).T, y, precision=PRECISION) if self.shape == "full" else None
-            return weights.sum(), weights @ y, weights @ (y * y) if scatter is None else scatter, weights.sum()
+            return weights.sum(), weights @ y, self.structure.scatter(y, weights), weights.sum()
 
-        moments = CentredMoments(*lax.map(one, (params.mean, weighted.T)))
-        return self._maximize_centred(moments, GaussianParams(params.mean, covs))
+        moments = CentredMoments(*lax.map(one, (params.mean, weights.T)))
+        return self._maximize_centred(moments, GaussianParams(params.mean, self.structure.identity(params.cov)))
 
     def origin(self, x, params=None):
+        affine = host_origin(rows_or_means(x, params), self._overall_cov(params))
+        return Identity() if affine is None else AffineUnits(affine, ROLES)
+
+    def _overall_cov(self, params):
+        """The covariance [d, d] of rows drawn at params; None where columns may not be mixed."""
         if params is None or self.shape != "full":
-            return _units.origin(x)
+            return None
         means = np.asarray(params.mean, np.float64)
         spread = np.cov(means.T, bias=True).reshape(means.shape[1], -1)
         within = np.asarray(params.cov, np.float64)
-        return _units.origin(x, spread + (within if self.shared else within.mean(0)))
-
-    def to_units(self, units, x):
-        return _units.to_units(units, x)
-
-    def params_to_units(self, units, params):
-        return GaussianParams(_units.to_units(units, params.mean), _units.cov_to_units(units, params.cov))
-
-    def params_from_units(self, units, params):
-        return GaussianParams(_units.from_units(units, params.mean), _units.cov_from_units(units, params.cov))
-
-    def log_volume(self, units):
-        return _units.log_volume(units)
+        return spread + (within if self.shared else within.mean(0))
 
     def sample(self, params, key, n):
         """n rows of every component: [n, k, d]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
-        if self.shape == "full":
-            return params.mean + jnp.einsum("...ij,n...j->n...i", linalg.cholesky(params.cov), noise)
-        deviation = jnp.sqrt(params.cov)
-        return params.mean + noise * (deviation[..., None] if self.shape == "spherical" else deviation)
+        return params.mean + self.structure.colour(params.cov, noise)
 
     def check(self, x, params=None):
-        self.check_shapes(x, params)
-
-    def check_shapes(self, x, params=None):
-        shape = np.shape(x) if hasattr(x, "shape") else type(x).__name__
-        if len(shape) != 2 or not hasattr(x, "shape"):
-            hint = "; for one feature write x[:, None]" if len(shape) == 1 else ""
-            raise ValueError(f"x: expected rows of shape [n, d]; got {shape}{hint}")
-        if shape[1] == 0:
-            raise ValueError(f"x: expected at least one column; got {shape}")
+        super().check(x, params)
         if params is not None:
-            self._check_params(shape[1], params)
+            self._check_params(x.shape[1], params)
 
     def check_fit(self, x, weights, dtype):
-        if not arrays.is_traced(x):
-            check_spread(x, None if arrays.is_traced(weights) else weights, self.shape, dtype)
+        if not is_traced(x):
+            check_spread(x, None if is_traced(weights) else weights, self.shape, dtype)
 
     def _check_params(self, d, params):
         mean, cov = np.shape(params.mean), np.shape(params.cov)
         if len(mean) != 2 or mean[1] != d:
             raise ValueError(f"start: mean has shape {mean}, expected [k, {d}] for x with {d} columns")
-        tail = {"full": (d, d), "diag": (d,), "spherical": ()}[self.shape]
+        tail = self.structure.shape(d)
         want = tail if self.shared else (mean[0], *tail)
         if cov != want:
             raise ValueError(f"start: cov has shape {cov}, expected {want} for covariance={self.covariance!r}")
+
+
+def rows_or_means(x, params):
+    """Rows on the host, or where there are none the means of the params."""
+    return np.asarray(params.mean, np.float64) if x is None else x

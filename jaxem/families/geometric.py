@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxem.contract.constraints import UnitInterval
 from jaxem.contract.model import model_class
 from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.support import check_numbers, require_counts, require_shape
+from jaxem.families.support import COUNTS, Numbers
 
 
 class GeometricParams(NamedTuple):
@@ -30,7 +30,8 @@ class Geometric(ExponentialFamily):
     (2,)
     """
 
-    row_ndim = 0
+    support = Numbers(COUNTS)
+    param_shapes = GeometricParams(("k",))
     excludes = True
 
     def features(self, x):
@@ -64,12 +65,3 @@ class Geometric(ExponentialFamily):
         """n counts of every component: [n, k]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return jnp.floor(jnp.log1p(-uniform) / jnp.log1p(-params.prob))
-
-    def check_shapes(self, x, params=None):
-        check_numbers(x)
-        if params is not None:
-            require_shape("prob", params.prob, (None,))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        require_counts(x)

@@ -10,9 +10,10 @@ import numpy as np
 from jaxem.contract.constraints import Fixed
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
-from jaxem.families.support import check_vectors, require_shape
+from jaxem.families.support import Vectors, check_vectors
 from jaxem.families.uniform import Count
 from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.tracing import is_traced
 
 #: A row is inside if it is at most this many units of rounding beyond a facet: the hull's own corners are.
 ROUNDING = 64
@@ -54,6 +55,13 @@ class UniformHull(Family):
     offsets: Any
     log_size: Any
     simplices: Any
+
+    support = Vectors()
+
+    @property
+    def param_shapes(self):
+        own = (self.normals, self.offsets, self.log_size, self.simplices)
+        return HullParams(*(("k", *np.shape(leaf)) for leaf in own))
 
     @classmethod
     def around(cls, x):
@@ -100,17 +108,13 @@ class UniformHull(Family):
         keys = jax.random.split(key, len(params.log_volume))
         return jax.vmap(_draw, (0, 0, None), 1)(params.simplices, keys, n)
 
-    def check_shapes(self, x, params=None):
-        check_vectors(x)
+    def check(self, x, params=None):
+        self.support.check_shape(x)
         if np.shape(self.normals)[1] != x.shape[1]:
             raise ValueError(f"x: the hull has {np.shape(self.normals)[1]} dimensions; got {x.shape[1]} columns")
-        if params is not None:
-            require_shape("log_volume", params.log_volume, (None,))
-            require_shape("normals", params.normals, (None, *np.shape(self.normals)))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        if params is not None and not np.allclose(params.log_volume, self.log_size, rtol=1e-5, atol=1e-5):
+        super().check(x, params)
+        known = params is not None and not is_traced(params, self.log_size)
+        if known and not np.allclose(params.log_volume, self.log_size, rtol=1e-5, atol=1e-5):
             raise ValueError(
                 f"start: the hull is the family's own, of log volume {self.log_size}; got {params.log_volume}"
             )

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxem.contract.constraints import Positive, Real
 from jaxem.contract.model import model_class
+from jaxem.contract.units import LOG_LOCATION, UNITLESS
 from jaxem.families.gaussian import DEFAULT_FLOOR
 from jaxem.families.scale import ScaleFamily, collapsed
-from jaxem.families.support import check_numbers, require, require_shape
+from jaxem.families.support import POSITIVE, Numbers
 from jaxem.numerics.special import HALF_LOG_2PI
 
 
@@ -34,6 +34,10 @@ class LogNormal(ScaleFamily):
     >>> sorted(round(mean, 1) for mean in best.params.components.mean.tolist())
     [-0.0, 6.9]
     """
+
+    support = Numbers(POSITIVE)
+    param_shapes = LogNormalParams(("k",), ("k",))
+    roles = LogNormalParams(LOG_LOCATION, UNITLESS)
 
     def features(self, x):
         log = jnp.log(x)
@@ -64,9 +68,6 @@ class LogNormal(ScaleFamily):
     def embed(self, x, weights=None):
         return super().embed(jnp.log(x), weights)
 
-    def rescale(self, params, factor):
-        return params._replace(mean=params.mean + jnp.log(factor))
-
     def degenerate(self, params, n_points):
         return collapsed(params.mean, params.var, n_points, DEFAULT_FLOOR[params.var.dtype.itemsize])
 
@@ -74,13 +75,3 @@ class LogNormal(ScaleFamily):
         """n numbers of every component: [n, k]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
         return jnp.exp(params.mean + jnp.sqrt(params.var) * noise)
-
-    def check_shapes(self, x, params=None):
-        check_numbers(x)
-        if params is not None:
-            require_shape("mean", params.mean, (None,))
-            require_shape("var", params.var, np.shape(params.mean))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        require(np.asarray(x) > 0, x, "numbers above 0")

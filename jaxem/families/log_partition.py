@@ -10,7 +10,6 @@ from jax import lax
 
 from jaxem.contract.constraints import Constraint, Positive, Real
 from jaxem.families.exponential_family import ExponentialFamily, component_means
-from jaxem.families.support import require_shape
 from jaxem.numerics import linalg
 
 
@@ -92,6 +91,10 @@ class LogPartitionFamily(ExponentialFamily):
 
     domain: tuple = (Real(),)
 
+    @property
+    def param_shapes(self):
+        return NaturalParams(("k", len(self.domain)))
+
     def log_partition(self, eta):
         raise NotImplementedError(f"{type(self).__name__}.log_partition")
 
@@ -112,13 +115,6 @@ class LogPartitionFamily(ExponentialFamily):
         start = self.constraints().natural.to_params(jnp.zeros_like(mean)) if params is None else params.natural
         new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self.log_partition, m, eta))(mean, start))
         return new if params is None else self.keep_where(alive, new, params)
-
-    def check_shapes(self, x, params=None):
-        if params is not None:
-            require_shape("natural", params.natural, (None, len(self.domain)))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
 
 
 #: Newton steps at most. From a far start each one gains at least a constant; a few of the last ones square the error.

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
 from jaxem.contract.constraints import Simplex
-from jaxem.contract.model import model_class, static
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import static
 from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.support import check_vectors, require_counts, require_shape
+from jaxem.families.support import COUNTS, Vectors
 from jaxem.numerics.special import log_factorial_rest
 
 
@@ -34,6 +35,8 @@ class Multinomial(ExponentialFamily):
     """
 
     trials: int = static(default=1)
+    support = Vectors(COUNTS)
+    param_shapes = MultinomialParams(("k", "d"))
     excludes = True
 
     def features(self, x):
@@ -78,12 +81,3 @@ class Multinomial(ExponentialFamily):
     def _draw(self, params, key, trials):
         shape = (len(trials), *params.prob.shape)
         return jax.random.multinomial(key, trials[:, None], params.prob, shape=shape, dtype=params.prob.dtype)
-
-    def check_shapes(self, x, params=None):
-        check_vectors(x)
-        if params is not None:
-            require_shape("prob", params.prob, (None, x.shape[1]))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        require_counts(x)

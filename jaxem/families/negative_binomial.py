@@ -10,7 +10,9 @@ from jax.scipy.special import digamma, gammaln, polygamma, xlogy
 from jaxem.contract.constraints import Positive
 from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep, model_class
-from jaxem.families.support import numbers, require_counts, require_shape
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class
+from jaxem.families.support import COUNTS, Numbers
 from jaxem.numerics.special import root_between, stirling_remainder
 
 #: Sizes are looked for in this range: at its upper end the variance is the Poisson's to seven digits.
@@ -31,8 +33,9 @@ class NegativeBinomialParams(NamedTuple):
     mean: Any
 
 
-class Quadratic(NamedTuple):
-    """rest + slope v + bend v^2 / 2, v = 1 / size: from below sum_{i < x} log(1 + i v) - log x!; each [n, k]."""
+@pytree_class
+class Quadratic(Posterior):
+    """rest + slope v + bend v^2 / 2, v = 1 / size: a lower bound of sum_{i < x} log(1 + i v) - log x!; each [n, k]."""
 
     bend: Any
     slope: Any
@@ -65,7 +68,8 @@ class NegativeBinomial(Family):
     2.3
     """
 
-    row_ndim = 0
+    support = Numbers(COUNTS)
+    param_shapes = NegativeBinomialParams(("k",), ("k",))
 
     def e_step(self, params, x):
         size, mean, x = params.size, params.mean, x[:, None]
@@ -82,7 +86,7 @@ class NegativeBinomial(Family):
 
     def expected_log_joint(self, params, stats):
         size, mean = params
-        bend, slope, rest = stats.quadratic
+        bend, slope, rest = stats.quadratic.bend, stats.quadratic.slope, stats.quadratic.rest
         known = xlogy(stats.total, mean / (1 + mean / size)) - stats.count * size * jnp.log1p(mean / size)
         return (rest + (slope + 0.5 * bend / size) / size + known).sum()
 
@@ -111,12 +115,6 @@ class NegativeBinomial(Family):
         rate_key, count_key = jax.random.split(key)
         rate = jax.random.gamma(rate_key, params.size, (n, *params.size.shape)) * params.mean / params.size
         return jax.random.poisson(count_key, rate).astype(params.mean.dtype)
-
-    def check(self, x, params=None):
-        require_counts(numbers(x))
-        if params is not None:
-            require_shape("size", params.size, (None,))
-            require_shape("mean", params.mean, (None,))
 
 
 def log_rising(x, size):

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.contract.constraints import Constraint, Fixed
+from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.family import Family
-from jaxem.contract.model import EStep, model_class, static
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import Identity
 from jaxem.contract.wrapper import Wrapper
-from jaxem.families.several import Several
+from jaxem.families.several import Several, SeveralUnits
 
 
 class InUnits(NamedTuple):
@@ -18,6 +22,31 @@ class InUnits(NamedTuple):
 
     rows: Any
     log_volume: Any
+
+
+def in_units(x, n_families: int) -> InUnits:
+    """Rows of the data as `InUnits`, in the same units for every family; `InUnits` as they are."""
+    if isinstance(x, InUnits):
+        return x
+    return InUnits((x,) * n_families, jnp.zeros((_n_rows(x), n_families), _dtype(x)))
+
+
+@pytree_class
+class OneOfUnits(SeveralUnits):
+    """The units of each family: rows become `InUnits`, which hold the volumes, since those differ by component."""
+
+    def rows(self, x):
+        rows, before = in_units(x, len(self.each))
+        rows = tuple(units.rows(part) for units, part in zip(self.each, rows, strict=True))
+        volumes = [jnp.asarray(units.log_volume(), before.dtype) for units in self.each]
+        return InUnits(rows, before + jnp.stack(volumes))
+
+
+@pytree_class
+class OneOfPosterior(Posterior):
+    """What each family has hidden of its own, given the component; None for those that hide nothing."""
+
+    parts: tuple
 
 
 class OneOfStats(NamedTuple):
@@ -54,7 +83,7 @@ class OneOf(Several):
             raise ValueError(f"sizes: expected a number of components for each family; got {self.sizes!r}")
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return self.families[0].row_ndim
 
     def e_step(self, params, x):
@@ -62,12 +91,12 @@ class OneOf(Several):
         steps = [family.e_step(p, part) for family, p, part in self._zip(params, rows)]
         log_prob = [step.log_prob - log_volume[..., j, None] for j, step in enumerate(steps)]
         latent = tuple(step.resp for step in steps)
-        known = any(leaf is not None for leaf in latent)
-        return EStep(latent if known else None, jnp.concatenate(log_prob, 1))
+        known = any(part is not None for part in latent)
+        return EStep(OneOfPosterior(latent) if known else None, jnp.concatenate(log_prob, 1))
 
     def sufficient_statistics(self, resp, x, weights):
         rows, log_volume = self._rows(x)
-        latent = (None,) * len(self.families) if resp is None else resp
+        latent = self._latents(resp)
         split = jnp.split(weights, self._cuts(), 1)
         parts = [family.sufficient_statistics(*each) for family, *each in self._zip(latent, rows, split)]
         held = jnp.stack([part.sum(1) for part in split], 1)  # [n, families]
@@ -88,7 +117,7 @@ class OneOf(Several):
         starts = np.concatenate([[0], self._cuts()])
         orders = [part - start for part, start in zip(orders, starts, strict=True)]
         if any(sorted(part) != list(range(size)) for part, size in zip(orders, self.sizes, strict=True)):
-            raise NotImplementedError("permute: components of different families cannot change places")
+            raise NotProvidedError(self, "permute", "components of different families cannot change places")
         return tuple(family.permute(p, part) for family, p, part in self._zip(params, orders))
 
     def embed(self, x, weights=None):
@@ -105,20 +134,12 @@ class OneOf(Several):
         return jnp.concatenate(flags)
 
     def units(self, x, weights=None):
-        return tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows))
+        units = OneOfUnits(tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows)))
+        return Identity() if units.is_identity else units
 
-    def to_units(self, units, x):
-        if units is None:
-            return x
-        rows, before = self._rows(x)
-        rows = tuple(family.to_units(u, part) for family, u, part in self._zip(units, rows))
-        volumes = [jnp.asarray(family.log_volume(u), before.dtype) for family, u in self._zip(units)]
-        return InUnits(rows, before + jnp.stack(volumes))
-
-    def refine(self, params, resp, z, weights=None):
-        split = jnp.split(resp, self._cuts(), 1)
-        parts = self._zip(params, split, self._rows(z).rows)
-        return tuple(family.refine(p, r, part, weights) for family, p, r, part in parts)
+    def refined(self, params, z, weights):
+        split = jnp.split(weights, self._cuts(), 1)
+        return tuple(family.refined(p, part, w) for family, p, part, w in self._zip(params, self._rows(z).rows, split))
 
     def sample(self, params, key, n):
         keys = jax.random.split(key, len(self.families))
@@ -134,18 +155,12 @@ class OneOf(Several):
         for j, family in enumerate(self.families):
             family.check(x, None if params is None else params[j])
 
-    def check_shapes(self, x, params=None):
-        for j, family in enumerate(self.families):
-            family.check_shapes(x, None if params is None else params[j])
-
     def check_fit(self, x, weights, dtype):
         for family in self.families:
             family.check_fit(x, weights, dtype)
 
     def _rows(self, x):
-        if isinstance(x, InUnits):
-            return x
-        return InUnits((x,) * len(self.families), jnp.zeros((_n_rows(x), len(self.families)), _dtype(x)))
+        return in_units(x, len(self.families))
 
     def _cuts(self):
         return np.cumsum(self.sizes)[:-1]
@@ -172,31 +187,15 @@ class Held(Wrapper, Family):
     model: Any
     params: Any
 
-    @property
-    def row_ndim(self):
-        return self.model.row_ndim
-
-    def e_step(self, params, x):
-        return self.model.e_step(params, x)
-
     def maximize(self, stats, params=None):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, stats.count.dtype), self.params)
 
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, z, weights):
         return params
-
-    def origin(self, x, params=None):
-        return None
 
     def constraints(self):
         places = self.model.constraints()
         return jax.tree.map(Fixed, places, is_leaf=lambda node: isinstance(node, Constraint))
-
-    def component_axes(self):
-        return self.model.component_axes()
-
-    def embed(self, x, weights=None):
-        return self.model.embed(x, weights)
 
     def degenerate(self, params, n_points):
         return jnp.zeros((), bool)
@@ -204,16 +203,7 @@ class Held(Wrapper, Family):
     # Held params are in the data's units, so these are the only ones.
 
     def units(self, x, weights=None):
-        return None
+        return Identity()
 
-    def to_units(self, units, x):
-        return x
-
-    def params_to_units(self, units, params):
-        return params
-
-    def params_from_units(self, units, params):
-        return params
-
-    def log_volume(self, units):
-        return 0.0
+    def origin(self, x, params=None):
+        return Identity()

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxem.contract.constraints import NonNegative
-from jaxem.contract.model import model_class, static
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import Units
 from jaxem.families.exponential_family import ExponentialFamily, log_or_impossible
-from jaxem.families.support import check_numbers, require, require_counts, require_shape
+from jaxem.families.support import COUNTS, Numbers, Pair, Values
 from jaxem.numerics.special import log_poisson
 
 
@@ -28,6 +29,28 @@ class Exposed(NamedTuple):
     @classmethod
     def of(cls, x):
         return cls(*x) if isinstance(x, tuple) else cls(x, jnp.ones_like(x))
+
+
+@pytree_class
+class RateUnits(Units):
+    """Units in which the mean rate of the data is 1: exposures are multiplied by `rate` and become expected counts."""
+
+    rate: Any
+
+    def rows(self, x):
+        count, exposure = Exposed.of(x)
+        return Exposed(count, exposure * self.rate)
+
+    def params(self, params):
+        return PoissonParams(params.rate / self.rate)
+
+    def back(self, params):
+        return PoissonParams(params.rate * self.rate)
+
+
+EXPOSED_COUNTS = Pair(
+    Numbers(COUNTS), Numbers(Values("exposures above 0", lambda x: x > 0)), "(counts [n], exposures [n])"
+)
 
 
 @model_class
@@ -50,9 +73,11 @@ class Poisson(ExponentialFamily):
     exposure: bool = static(default=False)
     excludes = True
 
+    param_shapes = PoissonParams(("k",))
+
     @property
-    def row_ndim(self):
-        return (0, 0) if self.exposure else 0
+    def support(self):
+        return EXPOSED_COUNTS if self.exposure else Numbers(COUNTS)
 
     def features(self, x):
         return jnp.stack(Exposed.of(x))
@@ -75,8 +100,8 @@ class Poisson(ExponentialFamily):
     def pseudo_statistics(self, params, strength, units=None):
         """Those of a gamma prior: `strength` rows of exposure 1."""
         stats = super().pseudo_statistics(params, strength, units)
-        # In units, exposures are multiples of the mean rate.
-        return stats if units is None else stats._replace(total=stats.total * units)
+        # In standard units an exposure of 1 is a multiple of the mean rate.
+        return stats._replace(total=stats.total * units.rate) if isinstance(units, RateUnits) else stats
 
     def mean(self, params):
         return params.rate
@@ -95,21 +120,9 @@ class Poisson(ExponentialFamily):
         count, exposure = Exposed.of(x)
         weights = jnp.ones_like(count) if weights is None else weights
         rate = (weights * count).sum() / (weights * exposure).sum()
-        return jnp.where(rate > 0, rate, 1)
+        return RateUnits(jnp.where(rate > 0, rate, 1))
 
-    def to_units(self, units, x):
-        if units is None:
-            return x
-        count, exposure = Exposed.of(x)
-        return Exposed(count, exposure * units)
-
-    def params_to_units(self, units, params):
-        return params if units is None else PoissonParams(params.rate / units)
-
-    def params_from_units(self, units, params):
-        return params if units is None else PoissonParams(params.rate * units)
-
-    # --- samples and checks -----------------------------------------------------------------------------------
+    # --- samples -----------------------------------------------------------------------------------
 
     def sample(self, params, key, n):
         """n counts of every component, at exposure 1: [n, k]; with exposures the pair (counts, ones)."""
@@ -122,18 +135,3 @@ class Poisson(ExponentialFamily):
             return self.sample(params, key, len(x))
         exposure = jnp.broadcast_to(x[1][:, None], (len(x[1]), *params.rate.shape))
         return jax.random.poisson(key, params.rate * exposure).astype(params.rate.dtype), exposure
-
-    def check_shapes(self, x, params=None):
-        if self.exposure and not (isinstance(x, tuple) and len(x) == 2):
-            raise ValueError(f"x: expected the pair (counts [n], exposures [n]); got a {type(x).__name__}")
-        for part, name in zip(x, ("x[0]", "x[1]"), strict=True) if self.exposure else [(x, "x")]:
-            check_numbers(part, name)
-        if params is not None:
-            require_shape("rate", params.rate, (None,))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        if not self.exposure:
-            return require_counts(x)
-        require_counts(x[0], "x[0]")
-        require(np.asarray(x[1]) > 0, x[1], "exposures above 0", "x[1]")

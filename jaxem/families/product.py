@@ -9,13 +9,44 @@ import numpy as np
 
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
-from jaxem.families.several import Several
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Identity, Units
+from jaxem.families.several import Several, SeveralUnits
 
 
 class Parts(NamedTuple):
     """x once it is in units, or prepared: one entry per family."""
 
     parts: tuple
+
+
+@pytree_class
+class ProductUnits(SeveralUnits):
+    """The units of each part: rows become `Parts`."""
+
+    def rows(self, x):
+        return Parts(tuple(units.rows(part) for units, part in zip(self.each, _parts(x), strict=True)))
+
+    def rows_back(self, z):
+        return tuple(units.rows_back(part) for units, part in zip(self.each, _parts(z), strict=True))
+
+    def log_volume(self):
+        return sum(units.log_volume() for units in self.each)
+
+
+@pytree_class
+class ProductPosterior(Posterior):
+    """What each family has hidden of its own, given the component; None for those that hide nothing."""
+
+    parts: tuple
+
+    def entropy(self):
+        return sum(part.entropy() for part in self.parts if part is not None)
+
+    def kl(self, other):
+        pairs = zip(self.parts, other.parts, strict=True)
+        return sum(part.kl(its) for part, its in pairs if part is not None)
 
 
 class ProductStats(NamedTuple):
@@ -47,17 +78,18 @@ class Product(Several):
             raise ValueError(f"families: expected a tuple of families; got {self.families!r}")
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return tuple(family.row_ndim for family in self.families)
 
     def e_step(self, params, x):
         steps = [family.e_step(p, part) for family, p, part in self._zip(params, _parts(x))]
         latent = tuple(step.resp for step in steps)
-        known = any(leaf is not None for leaf in latent)
-        return EStep(latent if known else None, functools.reduce(jnp.add, (step.log_prob for step in steps)))
+        known = any(part is not None for part in latent)
+        log_prob = functools.reduce(jnp.add, (step.log_prob for step in steps))
+        return EStep(ProductPosterior(latent) if known else None, log_prob)
 
     def sufficient_statistics(self, resp, x, weights):
-        latent = (None,) * len(self.families) if resp is None else resp
+        latent = self._latents(resp)
         parts = [family.sufficient_statistics(r, part, weights) for family, r, part in self._zip(latent, _parts(x))]
         return ProductStats(weights.sum(0), tuple(parts))
 
@@ -92,24 +124,15 @@ class Product(Several):
         return jnp.stack(flags).any(0)
 
     def units(self, x, weights=None):
-        return tuple(family.units(part, weights) for family, part in self._zip(_parts(x)))
-
-    def refine(self, params, resp, z, weights=None):
-        parts = self._zip(params, _parts(z))
-        return tuple(family.refine(p, resp, part, weights) for family, p, part in parts)
+        return _product(family.units(part, weights) for family, part in self._zip(_parts(x)))
 
     def origin(self, x, params=None):
-        params = (None,) * len(self.families) if params is None else params
-        origins = tuple(family.origin(part, p) for family, part, p in self._zip(x, params))
-        return None if all(origin is None for origin in origins) else origins
+        nothing = (None,) * len(self.families)
+        rows, params = nothing if x is None else _parts(x), nothing if params is None else params
+        return _product(family.origin(part, p) for family, part, p in self._zip(rows, params))
 
-    def to_units(self, units, x):
-        if units is None:
-            return x
-        return Parts(tuple(family.to_units(u, part) for family, u, part in self._zip(units, _parts(x))))
-
-    def log_volume(self, units):
-        return 0.0 if units is None else sum(family.log_volume(u) for family, u in self._zip(units))
+    def refined(self, params, z, weights):
+        return tuple(family.refined(p, part, weights) for family, p, part in self._zip(params, _parts(z)))
 
     def sample(self, params, key, n):
         keys = jax.random.split(key, len(self.families))
@@ -123,34 +146,18 @@ class Product(Several):
         keys = jax.random.split(key, len(self.families))
         return tuple(family.init_components(k, part, weights) for family, k, part in self._zip(keys, _parts(x)))
 
-    def latent_entropy(self, resp):
-        return self._sum_known("latent_entropy", resp)
-
-    def latent_divergence(self, resp, other):
-        return self._sum_known("latent_divergence", resp, other)
-
-    def _sum_known(self, method, *latents):
-        """The sum of what `method` gives over the families that have latent variables of their own."""
-        return sum(getattr(family, method)(*each) for family, *each in self._zip(*latents) if each[0] is not None)
-
     def check_finite(self, x):
         # Whether there are as many parts as families is not known yet.
         for family, part in zip(self.families, x, strict=False) if isinstance(x, tuple) else ():
             family.check_finite(part)
 
     def check(self, x, params=None):
-        self._check_parts("check", x, params)
-
-    def check_shapes(self, x, params=None):
-        self._check_parts("check_shapes", x, params)
-
-    def _check_parts(self, method, x, params):
         if not isinstance(x, tuple) or len(x) != len(self.families):
             got = f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
             raise ValueError(f"x: expected a tuple of {len(self.families)} parts, one per family; got {got}")
         for j, (family, part) in enumerate(self._zip(x)):
             try:
-                getattr(family, method)(part, None if params is None else params[j])
+                family.check(part, None if params is None else params[j])
             except ValueError as error:
                 name, _, rest = str(error).partition(":")
                 raise ValueError(f"{name} (part {j}):{rest}") from None
@@ -158,6 +165,12 @@ class Product(Several):
     def check_fit(self, x, weights, dtype):
         for family, part in self._zip(_parts(x)):
             family.check_fit(part, weights, dtype)
+
+
+def _product(each) -> Units:
+    """The units of the parts as those of the whole."""
+    units = ProductUnits(tuple(each))
+    return Identity() if units.is_identity else units
 
 
 def _parts(x):

@@ -1,20 +1,21 @@
 """What families of positive numbers share: units in which the data's mean is 1, and when a component has collapsed."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
+from jaxem.contract.affine import Affine
+from jaxem.contract.units import AffineUnits
 from jaxem.families.exponential_family import ExponentialFamily
 
 
 class ScaleFamily(ExponentialFamily):
     """One positive number per row, x [n]; multiplying x by c only rescales the params.
 
-    Subclasses write `rescale(params, factor)`: the params of factor * x, given those of x.
+    Subclasses say in `roles`, a tree like params, how each leaf moves with the scale (see `jaxem.contract.units`).
     """
 
-    row_ndim = 0
-
-    def rescale(self, params, factor):
-        raise NotImplementedError
+    roles: Any = None
 
     def units(self, x, weights=None):
         weights = jnp.ones_like(x) if weights is None else weights
@@ -22,19 +23,8 @@ class ScaleFamily(ExponentialFamily):
         reach = jnp.where(weights > 0, x, 0).max()
         reach = jnp.where(reach > 0, reach, 1)
         mean = reach * ((weights / weights.sum()) @ (x / reach))
-        return jnp.where(mean > 0, mean, 1)
-
-    def to_units(self, units, x):
-        return x if units is None else x / units
-
-    def params_to_units(self, units, params):
-        return params if units is None else self.rescale(params, 1 / units)
-
-    def params_from_units(self, units, params):
-        return params if units is None else self.rescale(params, units)
-
-    def log_volume(self, units):
-        return 0.0 if units is None else jnp.log(units)
+        mean = jnp.where(mean > 0, mean, 1)
+        return AffineUnits(Affine(jnp.zeros_like(mean), mean), self.roles)
 
 
 def collapsed(location, variance, n_points, smallest):

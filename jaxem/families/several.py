@@ -1,12 +1,44 @@
 """What families that are made of other families have in common: params and units are tuples, one entry per family."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
+from jaxem.contract.capabilities import Conjugate
 from jaxem.contract.family import Family, full_axes
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Units
 
 
-class Several(Family):
-    """Subclass it and say how rows, log densities and weights are shared out among `families`."""
+@pytree_class
+class SeveralUnits(Units):
+    """Units of params that are a tuple: one entry for each family. A subclass says how rows are moved.
+
+    `each` holds the units of each family, in the order of the families.
+    """
+
+    each: tuple
+
+    @property
+    def is_identity(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(units.is_identity for units in self.each)
+
+    @property
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(units.broadcasts for units in self.each)
+
+    def params(self, params):
+        return tuple(units.params(part) for units, part in zip(self.each, params, strict=True))
+
+    def back(self, params):
+        return tuple(units.back(part) for units, part in zip(self.each, params, strict=True))
+
+    def loses_digits(self, params):
+        return any(units.loses_digits(part) for units, part in zip(self.each, params, strict=True))
+
+
+class Several(Conjugate, Family):
+    """A family made of `families`. A subclass says how they share out rows, log densities and weights."""
 
     families: tuple
 
@@ -15,8 +47,8 @@ class Several(Family):
         return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
 
     def _pseudo_parts(self, params, strength, units):
-        """Each family's pseudo-statistics."""
-        units = (None,) * len(self.families) if units is None else units
+        """The pseudo-statistics of each family."""
+        units = units.each if isinstance(units, SeveralUnits) else (units,) * len(self.families)
         return tuple(family.pseudo_statistics(*each) for family, *each in self._zip(params, strength, units))
 
     def log_prior(self, params):
@@ -33,15 +65,9 @@ class Several(Family):
         flags = [flag for flag in flags if flag is not None]
         return jnp.stack(flags).any() if flags else None
 
-    def params_to_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_to_units(u, p) for family, u, p in self._zip(units, params))
+    def _latents(self, resp) -> tuple:
+        """The posterior of each family, None where it hides nothing (or where this is a random start)."""
+        return (None,) * len(self.families) if resp is None else resp.parts
 
-    def params_from_units(self, units, params):
-        if units is None:
-            return params
-        return tuple(family.params_from_units(u, p) for family, u, p in self._zip(units, params))
-
-    def _zip(self, *trees):
+    def _zip(self, *trees: Any):
         return zip(self.families, *trees, strict=True)

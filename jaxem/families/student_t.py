@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln, xlogy
 
+from jaxem.contract.capabilities import Conjugate
 from jaxem.contract.constraints import Fixed, Positive
 from jaxem.contract.family import Family, alive_components
-from jaxem.contract.model import EStep, model_class, static
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import COVARIANCE, LOCATION, UNITLESS, AffineUnits
 from jaxem.families.gaussian import Gaussian, GaussianParams
 from jaxem.numerics.special import LOG_2PI, root_between, solve_gamma_shape
 
@@ -28,12 +32,33 @@ class StudentTParams(NamedTuple):
     df: Any
 
 
-class Scale(NamedTuple):
-    """Expected precision scale u [n, k] and its logarithm; gaussian: what the Gaussian E-step adds."""
+ROLES = StudentTParams(LOCATION, COVARIANCE, UNITLESS)
+
+
+@pytree_class
+class Scale(Posterior):
+    """The hidden precision scale of each row, a gamma variable, under each component.
+
+    u [n, k] and log_u [n, k] are its expectation and that of its logarithm. gaussian: what the Gaussian E-step adds.
+    """
 
     u: Any
     log_u: Any
     gaussian: Any
+
+    def _gamma(self):
+        """(shape, rate) [n, k] of the gamma distribution that has these expectations of u and log u."""
+        shape = solve_gamma_shape(jnp.log(self.u) - self.log_u)
+        return shape, shape / self.u
+
+    def entropy(self):
+        shape, rate = self._gamma()
+        return shape - jnp.log(rate) + gammaln(shape) + (1 - shape) * digamma(shape)
+
+    def kl(self, other):
+        (shape, rate), (a, b) = self._gamma(), other._gamma()
+        scale = shape * (b - rate) / rate + a * jnp.log(rate / b)
+        return (shape - a) * digamma(shape) - gammaln(shape) + gammaln(a) + scale
 
 
 class StudentTMoments(NamedTuple):
@@ -45,7 +70,7 @@ class StudentTMoments(NamedTuple):
 
 
 @model_class
-class StudentT(Family):
+class StudentT(Conjugate, Family):
     """t(x | mean_k, cov_k, df_k): x | u ~ N(mean, cov / u), u ~ Gamma(df / 2, df / 2).
 
     The E-step adds E[u | x] = (df + d) / (df + delta), delta the squared Mahalanobis distance, and E[log u | x]; given
@@ -136,15 +161,6 @@ class StudentT(Family):
         gamma = stats.count * (xlogy(half, half) - gammaln(half)) + half * stats.log_u + (0.5 * d - 1) * log_u
         return normal + gamma.sum()
 
-    def latent_entropy(self, resp):
-        shape, rate = _gamma_of(resp)
-        return shape - jnp.log(rate) + gammaln(shape) + (1 - shape) * digamma(shape)
-
-    def latent_divergence(self, resp, other):
-        (shape, rate), (a, b) = _gamma_of(resp), _gamma_of(other)
-        scale = shape * (b - rate) / rate + a * jnp.log(rate / b)
-        return (shape - a) * digamma(shape) - gammaln(shape) + gammaln(a) + scale
-
     # --- the rest is the Gaussian's -----------------------------------------------------------------------------
 
     def embed(self, x, weights=None):
@@ -157,30 +173,14 @@ class StudentT(Family):
         return self.gaussian.ill_conditioned(GaussianParams(params.mean, params.cov))
 
     def units(self, x, weights=None):
-        return self.gaussian.units(x, weights)
+        return AffineUnits(self.gaussian.units(x, weights).affine, ROLES)
 
     def origin(self, x, params=None):
-        return self.gaussian.origin(x, None if params is None else GaussianParams(params.mean, params.cov))
-
-    def to_units(self, units, x):
-        return self.gaussian.to_units(units, x)
-
-    def params_to_units(self, units, params):
-        inner = self.gaussian.params_to_units(units, GaussianParams(params.mean, params.cov))
-        return StudentTParams(*inner, params.df)
-
-    def params_from_units(self, units, params):
-        inner = self.gaussian.params_from_units(units, GaussianParams(params.mean, params.cov))
-        return StudentTParams(*inner, params.df)
-
-    def log_volume(self, units):
-        return self.gaussian.log_volume(units)
+        origin = self.gaussian.origin(x, params)
+        return AffineUnits(origin.affine, ROLES) if isinstance(origin, AffineUnits) else origin
 
     def check(self, x, params=None):
         self.gaussian.check(x, None if params is None else GaussianParams(params.mean, params.cov))
-
-    def check_shapes(self, x, params=None):
-        self.check(x, params)
 
     def check_fit(self, x, weights, dtype):
         self.gaussian.check_fit(x, weights, dtype)
@@ -191,12 +191,6 @@ class StudentT(Family):
         half = 0.5 * jnp.broadcast_to(params.df, params.mean.shape[:1])
         u = jax.random.gamma(scale_key, half, (n, len(half))) / half
         return params.mean + (rows - params.mean) / jnp.sqrt(u)[..., None]
-
-
-def _gamma_of(resp):
-    """(shape, rate) [n, k] of the gamma distribution that has these expectations of u and log u."""
-    shape = solve_gamma_shape(jnp.log(resp.u) - resp.log_u)
-    return shape, shape / resp.u
 
 
 def solve_df(mean_log_u):

@@ -9,7 +9,8 @@ import numpy as np
 from jaxem.contract.constraints import Fixed
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
-from jaxem.families.support import check_numbers, check_vectors, require_shape
+from jaxem.families.support import Numbers, Vectors
+from jaxem.numerics.tracing import is_traced
 
 
 class UniformParams(NamedTuple):
@@ -57,8 +58,13 @@ class Uniform(Family):
         return cls(x.min(0), x.max(0))
 
     @property
-    def row_ndim(self):
-        return np.ndim(self.low)
+    def support(self):
+        return Vectors() if np.ndim(self.low) else Numbers()
+
+    @property
+    def param_shapes(self):
+        corner = ("k", *np.shape(self.low))
+        return UniformParams(corner, corner)
 
     def _params(self, k, dtype):
         corners = jnp.asarray(self.low, dtype), jnp.asarray(self.high, dtype)
@@ -88,16 +94,13 @@ class Uniform(Family):
         uniform = jax.random.uniform(key, (n, *params.low.shape), params.low.dtype)
         return params.low + uniform * (params.high - params.low)
 
-    def check_shapes(self, x, params=None):
-        (check_vectors if self.row_ndim else check_numbers)(x)
+    def check(self, x, params=None):
+        self.support.check_shape(x)
         if self.row_ndim and np.shape(self.low) != x.shape[1:]:
             raise ValueError(f"x: the box has {np.shape(self.low)[0]} dimensions; got {x.shape[1]} columns")
-        if params is not None:
-            require_shape("low", params.low, (None, *np.shape(self.low)))
-            require_shape("high", params.high, np.shape(params.low))
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
+        super().check(x, params)
+        if is_traced(params, self.low, self.high):
+            return
         for corner, own in zip(params or (), (self.low, self.high), strict=False):
             if not np.allclose(corner, own, rtol=1e-6, atol=0):
                 raise ValueError(f"start: the box is the family's own, {np.asarray(own)}; got {np.asarray(corner)}")

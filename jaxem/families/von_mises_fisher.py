@@ -12,7 +12,7 @@ from jaxem.contract.constraints import Constraint, NonNegative
 from jaxem.contract.model import model_class
 from jaxem.families.exponential_family import ExponentialFamily
 from jaxem.families.scale import too_tight
-from jaxem.families.support import check_vectors, require, require_shape
+from jaxem.families.support import Values, Vectors
 from jaxem.numerics.special import log_bessel
 
 #: Rows may be off the sphere by this much: they are often printed with four decimals.
@@ -73,6 +73,23 @@ def unit(vector):
     return jnp.where(square > tiny, vector / length, first), jnp.where(square > tiny, length, 0)[..., 0]
 
 
+class Directions(Vectors):
+    """Rows [n, d] of length 1, d >= 2."""
+
+    def __init__(self):
+        super().__init__(
+            Values(
+                "rows of length 1 (write x / np.linalg.norm(x, axis=1, keepdims=True))",
+                lambda x: np.abs(np.linalg.norm(x, axis=1) - 1) <= SPHERE_TOLERANCE,
+            )
+        )
+
+    def check_shape(self, x, name="x"):
+        super().check_shape(x, name)
+        if x.shape[1] < 2:
+            raise ValueError(f"{name}: expected unit vectors of at least 2 numbers; got shape {x.shape}")
+
+
 @model_class
 class VonMisesFisher(ExponentialFamily):
     """p(x) = exp(c mean . x) / Z(c) on unit vectors x [n, d], d >= 2, c the concentration; Mardia and Jupp (2000), 9.3.
@@ -87,6 +104,9 @@ class VonMisesFisher(ExponentialFamily):
     >>> sorted(round(mean) for mean in best.params.components.mean[:, 0].tolist())
     [-1, 1]
     """
+
+    support = Directions()
+    param_shapes = VonMisesFisherParams(("k", "d"), ("k",))
 
     def features(self, x):
         return x
@@ -134,19 +154,6 @@ class VonMisesFisher(ExponentialFamily):
         across = jax.random.normal(across_key, (n, k, d), params.mean.dtype)
         across = unit(across - (across * params.mean).sum(-1, keepdims=True) * params.mean)[0]
         return along * params.mean + jnp.sqrt(jnp.maximum(1 - along * along, 0)) * across
-
-    def check_shapes(self, x, params=None):
-        check_vectors(x)
-        if x.shape[1] < 2:
-            raise ValueError(f"x: expected unit vectors of at least 2 numbers; got shape {x.shape}")
-        if params is not None:
-            require_shape("mean", params.mean, (None, x.shape[1]))
-            require_shape("concentration", params.concentration, np.shape(params.mean)[:1])
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
-        off = np.abs(np.linalg.norm(np.asarray(x), axis=1) - 1) > SPHERE_TOLERANCE
-        require(~off, x, "rows of length 1 (write x / np.linalg.norm(x, axis=1, keepdims=True))")
 
 
 def concentration_limit(d, dtype):

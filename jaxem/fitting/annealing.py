@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.fitting.data import check_data, check_start, from_origin
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.posterior import as_resp, posterior_of
+from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs import arrays
 
 #: Measured on starts of the kind "rows", 64 each: Old Faithful (full, k 3), iris (diag, k 3), ruspini (spherical, k 4)
@@ -37,23 +39,24 @@ def anneal(model, x, start, *, exponents=EXPONENTS, n_steps=5, weights=None):
     data = check_data(model, x, weights, 0, 0, None)
     start = check_start(model, start, data)
     levels = jnp.repeat(jnp.asarray(exponents, data.dtype), int(n_steps))
-    origin = data.origin
     try:
-        params = _anneal(model if origin is None else model.in_units(origin), data.x, data.weights, start, levels)
+        params = _anneal(data.inner, data.x, data.weights, start, levels)
     except NotImplementedError:
         raise ValueError(f"model: {type(model).__name__} has no discrete hidden values to anneal over") from None
-    return params if origin is None else from_origin(model, data, params)
+    return data.frame.params_back(params)
 
 
 @jax.jit
 def _anneal(model, x, weights, start, exponents):
+    if not model.normalised:
+        raise NotProvidedError(model, "tempered", "all of a hard posterior is on one value of the hidden variable")
     units = model.units(x, weights)
-    inner = model.in_units(units)
-    z = inner.prepare(model.to_units(units, x), weights)
+    inner = units.model(model)
+    z = inner.prepare(units.rows(x), weights)
 
     def step(params, exponent):
-        resp = inner.tempered(inner.e_step(params, z).resp, exponent)
-        return inner.maximize(inner.sufficient_statistics(resp, z, weights), params), None
+        posterior = posterior_of(inner, inner.e_step(params, z).resp).tempered(exponent)
+        return inner.maximize(inner.sufficient_statistics(as_resp(posterior), z, weights), params), None
 
-    params = jax.lax.scan(step, inner.settle(model.params_to_units(units, start)), exponents)[0]
-    return model.settle(model.params_from_units(units, params))
+    params = jax.lax.scan(step, units.params(start), exponents)[0]
+    return units.back(params)

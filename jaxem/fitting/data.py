@@ -9,14 +9,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from jaxem.contract.arguments import as_params, check_batch, check_values, n_starts
+from jaxem.contract.arguments import as_params, check_batch, check_model, check_values, n_starts
+from jaxem.contract.frame import Frame
+from jaxem.contract.units import Identity
+from jaxem.engine.loop import HONEST
 from jaxem.inputs import arrays
 from jaxem.numerics.devices import mesh_placement, on_mesh, placement_of, some_rows
+from jaxem.numerics.tracing import is_traced
 
 
 def join_labels(model, x, labels):
     """(model, x) with labels, if any, joined to the rows."""
-    arrays.check_model(model)
+    check_model(model)
     if labels is None:
         return model, x
     try:
@@ -28,28 +32,48 @@ def join_labels(model, x, labels):
 class Data:
     """Checked rows and weights of a fit in `dtype`.
 
-    Rows on the host are moved to the units `origin` (if any) before they are rounded and placed: until `x` is asked
+    Rows on the host are moved to the coordinates of `frame` before they are rounded and placed: until `x` is asked
     for, a start may still choose others.
     """
 
     def __init__(self, model, rows, weights, dtype, traced=False):
-        self.model, self.dtype, self.n, self.origin, self.placement = model, dtype, arrays.n_rows(rows), None, None
+        self.model, self.dtype, self.n, self.placement = model, dtype, arrays.n_rows(rows), None
+        self.frame = Frame(Identity(), dtype)
         self.on_host = not traced and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
         if not traced and model.additive:  # else a padded row would count
             rows, weights = arrays.pad_rows(rows, weights, arrays.bucket(self.n))
         self.rows, self.weights = rows, arrays.on_device(weights, dtype)
 
+    def choose_frame(self, start=None) -> None:
+        """The frame for the rows, where the host has them, and for a start."""
+        if self.on_host and not is_traced(start):
+            self.frame = Frame.of(self.model, self.rows, start, self.dtype)
+
+    @property
+    def inner(self):
+        """The model in the frame."""
+        return self.frame.model(self.model)
+
     @functools.cached_property
     def x(self):
-        rows = self.rows
-        if self.origin is not None:
-            rows = arrays.map_rows(lambda block: self.model.to_units(self.origin, block), rows, self.dtype)
-        return jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), rows)
+        """The rows in the frame, on the device."""
+        return self.frame.rows(self.rows)
+
+    def result_back(self, result):
+        """A result (or many, with a leading axis) of a fit in the frame, in the data's units."""
+        if not self.frame.moves:
+            return result
+        batch = bool(np.ndim(result.status))
+        judged = np.isin(result.status, HONEST) if batch else None
+        params = self.frame.params_back(result.params, batch, judged)
+        totals = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
+        totals = {name: self.frame.total_back(value, self.weights) for name, value in totals.items()}
+        return result._replace(params=params, **totals)
 
 
 def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
     """The data of a fit and its options, checked as far as their values are known."""
-    arrays.check_model(model)
+    check_model(model)
     arrays.check_number("tol", tol, 0)
     arrays.check_number("max_steps", max_steps, 0, whole=True, maximum=2**31 - 1)
     if chunk_size is not None:
@@ -63,17 +87,15 @@ def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
         return spread_data(model, x, weights, placement)
     wide = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x)))
     dtype = jax.dtypes.canonicalize_dtype(wide)
-    traced = arrays.is_traced(x)
-    if traced:
-        model.check_shapes(x)
-    else:
+    traced = is_traced(x)
+    if not traced:
         model.check_finite(x)
-        model.check(x)
+    model.check(x)
     weights = arrays.as_weights(weights, arrays.n_rows(x), dtype)
     model.check_fit(x, weights, dtype)
-    data = Data(model, x, weights, dtype, traced or arrays.is_traced(weights))
-    if data.on_host and wide != dtype:
-        data.origin = model.origin(data.rows)
+    data = Data(model, x, weights, dtype, traced or is_traced(weights))
+    if wide != dtype:
+        data.choose_frame()
     return data
 
 
@@ -122,31 +144,18 @@ def _sound(x, weights):
 
 
 def check_start(model, start, data: Data, batch=False):
-    """`start` as arrays of the data's dtype, in the units of its origin (which it may choose)."""
-    if arrays.is_traced(start):
+    """`start` as arrays of the data's dtype, in the frame of the data (which it may choose)."""
+    if is_traced(start):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
     start = as_params(model, start, "start")
     if batch:
         n_starts(start, "start")
     one = jax.tree.map(lambda leaf: leaf[0], start) if batch else start
-    if arrays.is_traced(data.rows) or data.placement is not None:
-        model.check_shapes(data.rows, one)
-    else:
+    if data.placement is None:
         model.check(data.rows, one)
     (check_batch if batch else check_values)(model, start, "start")
-    if data.on_host and data.dtype == np.float32 and model.additive:
-        data.origin = model.origin(data.rows, one)
-    start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
-    if data.origin is not None:
-        start = model.params_to_units(data.origin, start)
-    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(data.dtype), start)
-
-
-def from_origin(model, data, params):
-    """Params in the units of data.origin, carried back in float64 on the host and rounded there."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    params = model.params_from_units(data.origin, params)
-    return jax.tree.map(lambda leaf: arrays.on_device(np.asarray(leaf), data.dtype), params)
+    data.choose_frame(one)
+    return data.frame.params(start)
 
 
 def shard_rows(x, mesh: Mesh, weights=None) -> tuple[Any, jax.Array]:

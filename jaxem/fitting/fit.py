@@ -7,9 +7,10 @@ from jaxem.algorithms.em import EM
 from jaxem.engine.blocks import Watch, solve_in_blocks
 from jaxem.engine.loop import HONEST, Result, Status
 from jaxem.engine.programs import Plan, solve
-from jaxem.fitting.data import check_data, check_start, from_origin, join_labels
+from jaxem.fitting.data import check_data, check_start, join_labels
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import even_chunks
+from jaxem.numerics.tracing import is_traced
 
 #: Nats per unit of weight (per example). A slow fit gains about this much in each of its last hundreds of steps.
 DEFAULT_TOL = 1e-8
@@ -71,9 +72,15 @@ def fit(
 
 def one_of(fits: Result, index) -> Result:
     """One fit of many, taken on the host where that can be: on the device every shape is one more program."""
-    if arrays.is_traced((fits, index)):
+    if is_traced((fits, index)):
         return jax.tree.map(lambda leaf: leaf[index], fits)
-    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[int(index)], fits))
+
+
+    def taken(leaf):
+        one = np.asarray(leaf)[int(index)]
+        return one if isinstance(leaf, np.ndarray) else jax.device_put(one)
+
+    return jax.tree.map(taken, fits)
 
 
 def run_fit(
@@ -102,7 +109,7 @@ def run_fit(
         raise ValueError(f"algorithm: from_steps has no additive statistics; write a Model to use {name}")
     if make_starts is not None:
         arrays.check_key(key)
-    if arrays.is_traced(max_steps):
+    if is_traced(max_steps):
         length = n_history = TRACED_HISTORY
     else:
         length = int(max_steps)
@@ -111,16 +118,16 @@ def run_fit(
         here = len(data.weights) // (1 if data.placement is None else data.placement.mesh.shape[data.placement.rows])
         chunk_size = even_chunks(here, int(chunk_size))
     plan = Plan(n_history, chunk_size, n_lanes, make_starts, data.placement, screening, alone)
-    inner = model if data.origin is None else model.in_units(data.origin)
+    inner = data.inner
     limits = arrays.as_number(tol, data.dtype), arrays.as_number(max_steps, np.int32)
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
-    if arrays.is_traced(call[:-1]):
+    if is_traced(call[:-1]):
         watch.refuse_trace()
         # Where neither model nor data are traced nobody differentiates, and there is less to compile.
-        result = solve(*call, differentiable=arrays.is_traced((inner, data.x, data.weights)))
+        result = solve(*call, differentiable=is_traced((inner, data.x, data.weights)))
         return result._replace(history=result.history[..., :length])
-    if data.origin is not None and (watch.callback or watch.progress):
-        watch = watch._replace(volume=_volume_of_origin(model, data))
+    if watch.callback or watch.progress:
+        watch = watch._replace(volume=data.frame.volume(data.weights))
     result = solve_in_blocks(*call, watch=watch)
     # Cut on the host: slicing on the device would compile a program for every max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
@@ -130,26 +137,7 @@ def run_fit(
         # Groups of devices that do restarts of their own have the same number of them each.
         n_fits = plan.make_starts.n if plan.make_starts is not None else arrays.n_rows(starts)
         result = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_fits], result)
-    return result if data.origin is None else _from_origin(model, data, result)
-
-
-def _volume_of_origin(model, data):
-    return np.sum(np.asarray(data.weights, np.float64) * model.log_volume(data.origin))
-
-
-def _from_origin(model, data, result):
-    """A result in the units of data.origin, carried back."""
-    params = from_origin(model, data, result.params)
-    volume = _volume_of_origin(model, data)
-
-    def rounded(leaf):
-        return arrays.on_device(np.asarray(leaf), data.dtype)
-
-    moved = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
-    if volume:
-        moved = {name: rounded(np.asarray(value, np.float64) - volume) for name, value in moved.items()}
-    settle = jax.vmap(model.settle) if result.status.ndim else model.settle
-    return result._replace(params=settle(params), **moved)
+    return data.result_back(result)
 
 
 def raise_if_failed(result) -> None:

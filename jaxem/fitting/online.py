@@ -10,10 +10,11 @@ from jax import lax
 
 from jaxem.algorithms.em import choose
 from jaxem.algorithms.online import OnlineEM
+from jaxem.contract.frame import Frame
 from jaxem.engine.blocks import Progress, StoppedByCallbackError, Watcher
 from jaxem.engine.expectation import Problem
 from jaxem.engine.loop import Finished, Result, Status, all_finite
-from jaxem.fitting.data import check_data, check_start, from_origin
+from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs.sources import SourceError
 from jaxem.numerics.chunks import cut_rows
 
@@ -163,32 +164,29 @@ def fit_partial(model, x, state, *, weights=None, algorithm=OnlineEM()) -> Onlin
     if not model.additive:
         raise ValueError("model: from_steps has no additive statistics; write a Model to use fit_partial")
     if isinstance(state, OnlineState):
-        data.origin, start = state.origin, None
+        data.frame, start = Frame(state.origin, data.dtype), None
     else:
         start = check_start(model, state, data)
-    moved = model if data.origin is None else model.in_units(data.origin)
-    problem, begun = _problem(moved, data.x, data.weights, start, state.units if start is None else None)
+    problem, begun = _problem(data.inner, data.x, data.weights, start, state.units if start is None else None)
     trail, before = (begun, 0.0) if start is not None else (state.trail, state.total_weight)
     total = jnp.asarray(before + float(np.sum(np.asarray(data.weights))), data.dtype)
     trail = _follow(problem, algorithm, trail, total)
-    params = _to_data(moved, problem.units, trail.params)
-    params = params if data.origin is None else from_origin(model, data, params)
-    return OnlineState(model.settle(params), trail, problem.units, data.origin, float(total))
+    params = data.frame.params_back(_to_data(problem.units, trail.params))
+    return OnlineState(params, trail, problem.units, data.frame.units, float(total))
 
 
 @jax.jit
 def _problem(model, x, weights, start, units):
     """(problem, trail that is to begin at start or None)."""
     units = model.units(x, weights) if start is not None else units
-    inner = model.in_units(units)
     total = weights.sum()
-    problem = Problem(inner, x, weights, units, total, total)
+    problem = Problem(units.model(model), x, weights, units, total, total)
     if start is None:
         return problem, None
     opened = dataclasses.replace(problem, chunk=len(weights))
-    return problem, _begin(opened, inner.settle(model.params_to_units(units, start)))
+    return problem, _begin(opened, units.params(start))
 
 
 @jax.jit
-def _to_data(model, units, params):
-    return model.params_from_units(units, params)
+def _to_data(units, params):
+    return units.back(params)

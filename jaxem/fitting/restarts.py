@@ -15,6 +15,7 @@ from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL, one_of, run_fit
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import map_in_batches
 from jaxem.numerics.hardware import hardware
+from jaxem.numerics.tracing import is_traced
 
 #: Fits side by side in the loop at least, however many components they have.
 MIN_LANES = 8
@@ -163,7 +164,7 @@ def lanes_for(model) -> int:
 
 def best_of(fits: Result):
     """Index of the highest objective among the honest fits; among all finite ones if none is honest."""
-    module = jnp if arrays.is_traced(fits) else np  # a handful of small programs would be compiled on the host
+    module = jnp if is_traced(fits) else np  # a handful of small programs would be compiled on the host
     status, objective = module.asarray(fits.status), module.asarray(fits.objective)
     honest = module.isin(status, np.asarray(HONEST))
     finite = module.isfinite(objective)
@@ -184,7 +185,7 @@ class StartMaker(NamedTuple):
             chance = weights / weights.sum()
             drawn = jax.random.choice(keys[0], len(weights), (START_ROWS,), p=chance)
             x, weights = jax.tree.map(lambda leaf: leaf[drawn], x), jnp.ones(START_ROWS, weights.dtype)
-        z = model.to_units(units, x)
+        z = units.rows(x)
         kinds = jnp.asarray(np.resize(self.kinds, self.n))
         batch = max(1, min(self.n, hardware().batch_rows // arrays.n_rows(z)))
         return map_in_batches(lambda each: model.init(each[0], z, weights, each[1]), (keys, kinds), batch)

@@ -38,7 +38,7 @@ class SizedStarts(NamedTuple):
     n: int
 
     def __call__(self, model, units, x, weights, key):
-        z = model.to_units(units, x)
+        z = units.rows(x)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
         kinds = np.resize(range(len(model.start_kinds)), self.n)
         plan = (

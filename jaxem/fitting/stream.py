@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxem.algorithms.em import EM, Algorithm
 from jaxem.algorithms.online import OnlineEM
-from jaxem.contract.arguments import as_params, check_values
+from jaxem.contract.arguments import as_params, check_model, check_values
+from jaxem.contract.frame import Frame
 from jaxem.engine import loop
 from jaxem.engine.blocks import Progress, StoppedByCallbackError, Watch, Watcher
 from jaxem.engine.expectation import Problem, lanes_and_rows
@@ -63,7 +64,7 @@ def fit_stream(
     >>> round(float(result.log_lik), 2)
     -1130.26
     """
-    arrays.check_model(model)
+    check_model(model)
     arrays.check_number("tol", tol, 0)
     arrays.check_number("max_steps", max_steps, 0, whole=True, maximum=2**31 - 1)
     if chunk_size is not None:
@@ -94,20 +95,17 @@ class Stream:
         start = as_params(model, start, "start")
         model.check(sample.rows, start)
         check_values(model, start, "start")
-        start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
-        self.given, self.origin = start, None
-        if self.dtype == np.float32:
-            self.origin = model.origin(sample.rows, start)
-        if self.origin is not None:
+        self.given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start)
+        self.frame = Frame.of(model, sample.rows, self.given, self.dtype)
+        if self.frame.moves:
             longer = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:1]]), sample.rows)
             self.origin_per_row = _differ(self._origin_of(sample.rows), self._origin_of(longer))
-            start = model.params_to_units(self.origin, start)
-        self.moved = model if self.origin is None else model.in_units(self.origin)
+        self.moved = self.frame.model(model)
         self.first = _on_device(self.rounded(sample)[:2])
         self.per_row = _leaves_per_row(self.moved, self.first[0])
-        start = jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), start)
-        self.inner, self.units, self.start = _set_out(self.moved, *self.first, start)
-        z = jax.eval_shape(self.inner.to_units, self.units, self.first[0])
+        start = jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), self.frame.params(self.given))
+        self.inner, self.units, self.start = _initialise(self.moved, *self.first, start)
+        z = jax.eval_shape(lambda units, x: units.rows(x), self.units, self.first[0])
         chunk = min(lanes_and_rows(self.inner, z, self.start, 1)[1], source.block_rows)
         self.chunk = even_chunks(source.block_rows, chunk)
         self.n, self.total, self.in_use, self.volume = 0, 0.0, 0.0, 0.0
@@ -119,12 +117,12 @@ class Stream:
     def rounded(self, block):
         """(rows, weights) in the dtype of the fit, moved to the origin before; and the log-volume of that."""
         rows, volume = block.rows, 0.0
-        if self.origin is not None:
-            origin = self.origin
+        if self.frame.moves:
+            frame = self.frame
             if any(self.origin_per_row):  # the lengths of sequences
-                origin = _joined(origin, self._origin_of(rows), self.origin_per_row)
-            volume = np.sum(np.asarray(block.weights, np.float64) * self.model.log_volume(origin))
-            rows = arrays.map_rows(lambda part: self.model.to_units(origin, part), rows, self.dtype)
+                frame = frame._replace(units=_joined(frame.units, self._origin_of(rows), self.origin_per_row))
+            volume = frame.volume(block.weights)
+            rows = arrays.map_rows(frame.units.rows, rows, self.dtype)
         return *jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights)), volume
 
     def blocks(self):
@@ -139,7 +137,7 @@ class Stream:
 
         for *block, volume in read_ahead(counted(), self.rounded):
             rows, weights = _on_device(tuple(block))
-            volumes += volume, _volume(self.moved, self.inner, self.units, rows, weights, self.per_row)
+            volumes += volume, _volume(self.moved, self.units, rows, weights, self.per_row)
             yield rows, weights
         if self.n and n != self.n:
             raise SourceError(f"source: gave {n:,} rows where it gave {self.n:,} before")
@@ -176,18 +174,13 @@ class Stream:
     def result(self, fits, history, size) -> Result:
         """A finished fit in the data's units; size: what its verdict goes by."""
         status, degenerate = _verdict(self.inner, fits, size)
-        params = jax.tree.map(np.asarray, _from_units(self.moved, self.units, fits.params))
-        if self.origin is not None:
-            params = self.model.params_from_units(
-                self.origin, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-            )
-        params = jax.tree.map(lambda leaf: arrays.on_device(np.asarray(leaf), self.dtype), params)
+        params = self.frame.params_back(_from_units(self.units, fits.params))
 
         def less(value):
             return jnp.asarray((np.asarray(value, np.float64) - self.volume).astype(self.dtype))
 
         return Result(
-            self.model.settle(params),
+            params,
             less(fits.log_lik),
             less(fits.objective),
             jnp.asarray(status),
@@ -233,17 +226,16 @@ def _units_of(model, units, rows, weights, per_row):
 
 
 @partial(jax.jit, static_argnames="per_row")
-def _volume(model, inner, units, rows, weights, per_row):
-    """The log-volume of one block in the units of the fit; inner: the model in them."""
-    return (weights * inner.log_volume(_units_of(model, units, rows, weights, per_row))).sum()
+def _volume(model, units, rows, weights, per_row):
+    """The log-volume of one block in the units of the fit."""
+    return (weights * _units_of(model, units, rows, weights, per_row).log_volume()).sum()
 
 
 @jax.jit
-def _set_out(model, rows, weights, start):
+def _initialise(model, rows, weights, start):
     """(model in units, units, start in units)."""
     units = model.units(rows, weights)
-    inner = model.in_units(units)
-    return inner, units, inner.settle(model.params_to_units(units, start))
+    return units.model(model), units, units.params(start)
 
 
 @partial(jax.jit, static_argnames="per_row")
@@ -267,8 +259,8 @@ def _verdict(model, fits, size):
 
 
 @jax.jit
-def _from_units(model, units, params):
-    return model.params_from_units(units, params)
+def _from_units(units, params):
+    return units.back(params)
 
 
 _propose = jax.jit(loop.propose)

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxem.contract.frame import Frame
+from jaxem.contract.units import each_copy
 from jaxem.engine.loop import Result
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import map_in_batches
+from jaxem.numerics.tracing import is_traced
 
 #: Rows drawn from the reference where no x is given: two components that differ show it on this many.
 SAMPLE_ROWS = 2000
@@ -62,13 +66,21 @@ def align(model, params, reference, x=None) -> Aligned:
         if isinstance(value, Result):
             raise ValueError(f"{name}: expected params; got a Result (give result.params)")
     depth = _leading_axes(params, reference)
-    if x is None:
-        x = _sampled(model, reference)
-    else:
-        x = arrays.as_rows(x)
-        if not arrays.is_traced(x, reference):
-            _check(model, x, reference)
-    return _align(model, params, reference, jax.tree.map(jnp.asarray, x), depth)
+    rows = model.rows(_sampled(model, reference) if x is None else x)
+    if is_traced(rows, reference, params):
+        return _align(model, params, reference, jax.tree.map(jnp.asarray, rows), depth)
+    if x is not None:
+        _check(model, rows, reference)
+    rows, wide = arrays.on_host((rows, params))
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*jax.tree.leaves(rows)))
+    frame = Frame.of(model, rows, arrays.on_host(reference), dtype)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[depth:]), wide)
+    moved = frame.params(flat, batch=True), frame.params(reference), frame.rows(rows)
+    aligned, orders = _align(frame.model(model), *moved, 1)
+    if frame.moves:  # these params were rounded where they had been moved to
+        aligned = each_copy(lambda one: model.permute(one[0], one[1]), (flat, np.asarray(orders)))
+    batch = jax.tree.leaves(params)[0].shape[:depth]
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), Aligned(aligned, orders))
 
 
 def _check(model, x, reference):

@@ -6,6 +6,9 @@ raises the bound). Neal and Hinton (1998); Bishop (2006), equations (9.70) to (9
 
 import jax.numpy as jnp
 
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.posterior import posterior_of
+
 
 def q_function(model, params, resp, x, weights=None):
     """Q(params) = sum_i w_i E_q[log p(x_i, z_i | params)], the expected complete-data log-likelihood under `resp`.
@@ -23,12 +26,14 @@ def q_function(model, params, resp, x, weights=None):
 
 def elbo(model, params, resp, x, weights=None):
     """The lower bound: Q(params) plus the entropy of q. Equal to the log-likelihood when q is the posterior."""
-    return q_function(model, params, resp, x, weights) + _total(model.latent_entropy(resp), weights)
+    return q_function(model, params, resp, x, weights) + _total(posterior_of(model, resp).entropy(), weights)
 
 
 def kl_gap(model, params, resp, x, weights=None):
     """sum_i w_i KL(q_i || p(z_i | x_i, params)) >= 0: how far the bound lies below the log-likelihood."""
-    return _total(model.latent_divergence(resp, model.e_step(params, x).resp), weights)
+    if not model.normalised:
+        raise NotProvidedError(model, "kl_gap", "all of a hard posterior is on one value of the hidden variable")
+    return _total(posterior_of(model, resp).kl(model.e_step(params, x).resp), weights)
 
 
 def _total(values, weights):

@@ -96,12 +96,13 @@ def compare_algorithms(
     data = check_data(model, x, weights, tol, max_steps, None)
     starts = check_start(model, starts, data, batch=True)
     algorithms = default_algorithms() if algorithms is None else algorithms
-    arguments = (model, data.x, data.weights, starts, jnp.asarray(tol, data.dtype))
+    arguments = (data.inner, data.x, data.weights, starts, jnp.asarray(tol, data.dtype))
     programs = _compiled(algorithms, arguments)
     traces = []
     for name, algorithm in algorithms.items():
         program, compiling = programs[name]
-        traces.append(_trace(name, algorithm, program, compiling, arguments, int(max_steps), repeats))
+        run = _run(program, algorithm, arguments, data)
+        traces.append(_trace(name, run, compiling, int(max_steps), repeats))
     ends = [trace.objective[-1] for trace in traces]
     return Comparison(traces, float(np.nanmax(ends)) if np.isfinite(ends).any() else float("nan"))
 
@@ -132,10 +133,20 @@ def _compiled(algorithms, arguments) -> dict:
     return {name: (program, tracing + seconds) for name, (tracing, program, seconds) in done.items()}
 
 
-def _trace(name, algorithm, program, compile_seconds, arguments, max_steps, repeats) -> Trace:
+def _run(program, algorithm, arguments, data):
+    """A function of max_steps -> (seconds, fits in the data's units)."""
+
+    def run(max_steps, repeats):
+        seconds, fits = _timed(lambda: program(algorithm, *arguments, jnp.asarray(max_steps, jnp.int32)), repeats)
+        return seconds, jax.tree.map(np.asarray, data.result_back(fits))
+
+    return run
+
+
+def _trace(name, run, compile_seconds, max_steps, repeats) -> Trace:
     looks, limit = [], 0
     while True:
-        seconds, fits = _timed(lambda at=limit: program(algorithm, *arguments, jnp.asarray(at, jnp.int32)), repeats)
+        seconds, fits = run(limit, repeats)
         objective = np.where(np.isin(fits.status, HONEST), fits.objective, np.nan)
         looks.append((limit, fits.n_evaluations, objective, seconds))
         if limit == max_steps or (fits.n_steps < limit).all():

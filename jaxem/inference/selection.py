@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxem.algorithms.em import EM
 from jaxem.contract.constraints import n_free_params
+from jaxem.contract.posterior import posterior_of
 from jaxem.engine.loop import HONEST, Result, Status
 from jaxem.fitting.data import check_data
 from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL
@@ -69,9 +70,9 @@ def icl(model, result, x, weights=None):
     """
     value = bic(model, result, x, weights)
     data = check_data(model, x, weights, 0, 0, None)
-    params = result.params if data.origin is None else model.params_to_units(data.origin, result.params)
-    params = jax.tree.map(lambda leaf: leaf[None], params)
-    return value + 2 * _entropies(model, params, data.x, data.weights)[0]
+    data.choose_frame(result.params)
+    params = jax.tree.map(lambda leaf: leaf[None], data.frame.params(result.params))
+    return value + 2 * _entropies(data.inner, params, data.x, data.weights)[0]
 
 
 def _deviance(result):
@@ -82,7 +83,7 @@ def _deviance(result):
 
 def _entropy(model, params, x, weights):
     """Total entropy of the responsibilities, in nats."""
-    entropy = model.assignment_entropy(model.e_step(params, x).resp)
+    entropy = posterior_of(model, model.e_step(params, x).resp).assignment_entropy()
     return jnp.where(weights > 0, weights * entropy, 0).sum()
 
 
@@ -191,14 +192,12 @@ def _latent_entropies(models, results, x, weights):
     sizes = [getattr(model, "n_components", 1) for model in models]
     largest = models[int(np.argmax(sizes))]
     data = check_data(largest, x, weights, 0, 0, None)
-    every = [jax.tree.map(np.asarray, result.params) for result in results]
-    if data.origin is not None:
-        every = [model.params_to_units(data.origin, params) for model, params in zip(models, every, strict=True)]
+    every = [data.frame.params(result.params) for result in results]
     if len(models) > 1:
         every = [padded(model, params, max(sizes)) for model, params in zip(models, every, strict=True)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
     try:
-        return np.asarray(_entropies(largest, stacked, data.x, data.weights), np.float64)
+        return np.asarray(_entropies(data.inner, stacked, data.x, data.weights), np.float64)
     except NotImplementedError:
         return np.full(len(models), np.nan)
 

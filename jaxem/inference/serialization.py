@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxem.contract.model import Model
 from jaxem.engine import container
+from jaxem.numerics.tracing import is_traced
 
 
 def save(path, model, result_or_params, *, types=()) -> None:
@@ -173,7 +174,7 @@ def _encode(node, where, names, arrays):
 
 
 def _encode_array(array, where, arrays):
-    if arrays.is_traced(array):
+    if is_traced(array):
         raise ValueError(f"{where}: a traced value has no numbers to write; call save outside jit, vmap and grad")
     if str(array.dtype) not in container.DTYPES:
         raise ValueError(f"{where}: expected an array of {', '.join(container.DTYPES)}; got {array.dtype}")

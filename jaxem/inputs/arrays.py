@@ -254,11 +254,6 @@ def map_rows(function, x, dtype):
     return moved[0] if len(moved) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *moved)
 
 
-def check_model(model):
-    if isinstance(model, type) or not (hasattr(model, "e_step") and hasattr(model, "m_step")):
-        raise ValueError(f"model: expected a model such as jaxem.gaussian_mixture(2); got {model!r}")
-
-
 def check_algorithm(algorithm):
     if isinstance(algorithm, type) or not (hasattr(algorithm, "propose") and hasattr(algorithm, "init")):
         hint = " (it follows a source: fit_stream takes it, and x itself is a source)" if _is_online(algorithm) else ""

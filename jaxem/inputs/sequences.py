@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
 
 #: Length of sampled sequences where none is asked for.
 SAMPLE_LENGTH = 100
@@ -36,13 +37,6 @@ class Sequences(NamedTuple):
         """The length of each sequence [n], as a float."""
         n, t = self.shape
         return np.full(n, t, self.dtype) if self.lengths is None else self.lengths
-
-
-class SequenceUnits(NamedTuple):
-    """The units of single observations, and how many each sequence has [n]: every one changes the density."""
-
-    rows: Any
-    lengths: Any
 
 
 class Prepared(NamedTuple):
@@ -132,7 +126,7 @@ def _shapes(values):
 def _checked_lengths(lengths, n, t, name):
     if np.shape(lengths) != (n,):
         raise ValueError(f"{name}: expected {n} lengths, one per sequence; got shape {np.shape(lengths)}")
-    if arrays.is_traced(lengths):
+    if is_traced(lengths):
         return jnp.asarray(lengths)
     lengths = np.asarray(lengths)
     bad = ~((lengths >= 1) & (lengths <= t) & (lengths == np.floor(lengths)))
@@ -185,11 +179,11 @@ def time_weights(sequences, weights):
     return (weights if mask is None else jnp.where(mask, weights, 0)).ravel()
 
 
-def volume_of_sequences(units, volume):
-    """log-volumes [n] from the observations' own: one number, or one for each of [t n] where they differ."""
-    n = len(units.lengths)
+def volume_of_sequences(lengths, volume):
+    """log-volumes [n] of sequences from the observations' own: one number, or one for each of [t n] if they differ."""
+    n = len(lengths)
     if np.ndim(volume) == 0:
-        return units.lengths * volume
+        return lengths * volume
     volume = volume.reshape(-1, n)
     module = np if isinstance(volume, np.ndarray) else jnp
-    return module.where(module.arange(len(volume))[:, None] < units.lengths, volume, 0).sum(0)
+    return module.where(module.arange(len(volume))[:, None] < lengths, volume, 0).sum(0)

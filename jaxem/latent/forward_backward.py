@@ -331,3 +331,22 @@ def viterbi(initial, transition, log_density, mask=None):
     last = jnp.argmax(best, -1)
     first, path = lax.scan(backward, last, sources, reverse=True)
     return jnp.concatenate([first[None], path]), best.max(-1)
+
+
+# --- paths drawn from the posterior ----------------------------------------------------------------------------------
+
+
+def draw_path(key, initial, transition, log_density):
+    """States [t, n] of int drawn from p(z | x): filtered forward, drawn backward; Chib (1996), equations (11), (12)."""
+    filtered = log_filter(initial, transition, log_density)[0]
+    log_transition = jnp.log(transition)
+    keys = jax.random.split(key, len(filtered))
+    last = jax.random.categorical(keys[-1], filtered[-1])
+
+    def step(later, x):
+        key, filtered = x
+        state = jax.random.categorical(key, filtered + log_transition[:, later].T)
+        return state, state
+
+    _, before = lax.scan(step, last, (keys[:-1], filtered[:-1]), reverse=True)
+    return jnp.concatenate([before, last[None]])

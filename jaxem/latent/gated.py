@@ -6,13 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
 
+from jaxem.contract.capabilities import Discrete, Draws
 from jaxem.contract.constraints import Real
-from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.posterior import Responsibilities
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import Units
 from jaxem.families.regression import whitening
 from jaxem.latent import starts
-from jaxem.latent.mixture import normalized, tempered
+from jaxem.latent.mixture import normalized
 from jaxem.numerics import linalg
 from jaxem.numerics.linalg import PRECISION
 from jaxem.observed.labelled import label_rows
@@ -25,12 +29,19 @@ class GatedParams(NamedTuple):
     components: Any
 
 
-class GatedLatent(NamedTuple):
-    """Responsibilities [n, k], the components' own latent variables, the gate's log-odds [n, k] (the first ones 0)."""
+@pytree_class
+class GatedPosterior(Responsibilities):
+    """Responsibilities [n, k], the components' own posterior, the gate's log-odds [n, k] (the first ones 0)."""
 
     resp: Any
     component: Any
     log_odds: Any
+
+    def entropy(self):
+        raise NotProvidedError(self, "entropy", "the gate's part of Q is a quadratic")
+
+    def kl(self, other):
+        raise NotProvidedError(self, "kl", "the gate's part of Q is a quadratic")
 
 
 class GatedStats(NamedTuple):
@@ -45,16 +56,41 @@ class GatedStats(NamedTuple):
     rest: Any
 
 
-class GatedUnits(NamedTuple):
+@pytree_class
+class GatedUnits(Units):
     """The components' units, and the change to gating columns of second moment I."""
 
-    components: Any
+    inner: Units
     matrix: Any
     inverse: Any
 
+    @property
+    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.broadcasts
+
+    def rows(self, x):
+        return self.inner.rows(x[0]), jnp.dot(x[1], self.matrix, precision=PRECISION)
+
+    def rows_back(self, z):
+        return self.inner.rows_back(z[0]), jnp.dot(z[1], self.inverse, precision=PRECISION)
+
+    def params(self, params):
+        gate = jnp.dot(params.gate, self.inverse.T, precision=PRECISION)
+        return GatedParams(gate, self.inner.params(params.components))
+
+    def back(self, params):
+        gate = jnp.dot(params.gate, self.matrix.T, precision=PRECISION)
+        return GatedParams(gate, self.inner.back(params.components))
+
+    def log_volume(self):
+        return self.inner.log_volume()
+
+    def loses_digits(self, params):
+        return self.inner.loses_digits(params.components)
+
 
 @model_class
-class GatedMixture(Model):
+class GatedMixture(Discrete, Draws, Model):
     """p(x | v) = sum_k softmax(gate v)_k p(x | component_k): a mixture of experts; Jordan and Jacobs (1994).
 
     Data are the pair (rows of the component, gating columns v [n, g]); no intercept is added. The gate's part of Q is
@@ -83,27 +119,27 @@ class GatedMixture(Model):
 
     def init(self, key, x, weights=None, kind=0):
         units = self.units(x, weights)
-        z = self.to_units(units, x)
+        z = units.rows(x)
         rows = self.component.embed(z[0], weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components)
         resp = self.component.informed(resp, z[0])
         weights = jnp.ones_like(resp[:, 0]) if weights is None else weights
         gate = self._gate(*self._quadratic(_at_even_odds(resp), z[1], weights)[:2])
         components = self.component.init_components(jax.random.fold_in(key, 1), z[0], resp * weights[:, None])
-        return self.params_from_units(units, GatedParams(gate, components))
+        return units.back(GatedParams(gate, components))
 
     def e_step(self, params, x):
         latent, log_prob = self.component.e_step(params.components, x[0])
         log_odds = self._log_odds(params, x[1])
         resp, log_prob = normalized((log_prob + jax.nn.log_softmax(log_odds)).T)
-        return EStep(GatedLatent(resp.T, latent, log_odds), log_prob)
+        return EStep(GatedPosterior(resp.T, latent, log_odds), log_prob)
 
     def _log_odds(self, params, columns):
         log_odds = jnp.dot(columns, params.gate.T, precision=PRECISION)
         return jnp.concatenate([jnp.zeros_like(columns[:, :1]), log_odds], 1)
 
     def sufficient_statistics(self, resp, x, weights=None):
-        resp = resp if isinstance(resp, GatedLatent) else _at_even_odds(resp)
+        resp = resp if isinstance(resp, GatedPosterior) else _at_even_odds(resp)
         weights = jnp.ones_like(resp.resp[:, 0]) if weights is None else weights
         components = self.component.sufficient_statistics(resp.component, x[0], resp.resp * weights[:, None])
         return GatedStats(components, *self._quadratic(resp, x[1], weights))
@@ -149,15 +185,12 @@ class GatedMixture(Model):
     def constraints(self):
         return GatedParams(Real(), self.component.constraints())
 
-    def assignment_entropy(self, resp):
-        resp = self.posterior_of(resp)
-        return -xlogy(resp, resp).sum(-1)
+    def predict(self, params, x):
+        """The most probable component of each row [n]."""
+        return jnp.argmax(self.posterior(params, x), -1)
 
-    def posterior_of(self, resp):
-        return resp.resp if isinstance(resp, GatedLatent) else resp
-
-    def tempered(self, resp, exponent):
-        return resp._replace(resp=tempered(resp.resp, exponent))
+    def sample(self, params, key, n):
+        raise NotProvidedError(self, "sample", "rows need gating columns: use sample_like(params, key, x)")
 
     def permute(self, params, order):
         gate = jnp.concatenate([jnp.zeros_like(params.gate[:1]), params.gate])[jnp.asarray(order)]
@@ -174,24 +207,18 @@ class GatedMixture(Model):
 
     # --- units --------------------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         share = jnp.ones_like(x[1][:, 0]) if weights is None else weights
         matrix = whitening(x[1], share / share.sum())
         return GatedUnits(self.component.units(x[0], weights), matrix, jnp.linalg.inv(matrix))
 
-    def to_units(self, units, x):
-        return self.component.to_units(units.components, x[0]), jnp.dot(x[1], units.matrix, precision=PRECISION)
-
-    def params_to_units(self, units, params):
-        components = self.component.params_to_units(units.components, params.components)
-        return GatedParams(jnp.dot(params.gate, units.inverse.T, precision=PRECISION), components)
-
-    def params_from_units(self, units, params):
-        components = self.component.params_from_units(units.components, params.components)
-        return GatedParams(jnp.dot(params.gate, units.matrix.T, precision=PRECISION), components)
-
-    def log_volume(self, units):
-        return self.component.log_volume(units.components)
+    def origin(self, x, params=None) -> Units:
+        """That of the component; the gating columns stay as they are."""
+        inner = self.component.origin(None if x is None else x[0], None if params is None else params.components)
+        if inner.is_identity:
+            return inner
+        eye = np.eye((x[1] if x is not None else params.gate).shape[-1])
+        return GatedUnits(inner, eye, eye)
 
     def check(self, x, params=None):
         if not isinstance(x, tuple) or len(x) != 2 or np.ndim(x[1]) != 2:
@@ -207,4 +234,4 @@ class GatedMixture(Model):
 
 def _at_even_odds(resp):
     """Responsibilities by themselves, as a start has them: the gate is one Newton step away from even odds."""
-    return GatedLatent(resp, None, jnp.zeros_like(resp))
+    return GatedPosterior(resp, None, jnp.zeros_like(resp))

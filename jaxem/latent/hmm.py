@@ -8,27 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
+from jaxem.contract.capabilities import Discrete, DrawsJointly, Embeds, Imputes, Pools
 from jaxem.contract.constraints import Fixed, Simplex
 from jaxem.contract.family import map_components
-from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import FieldUnits, Identity, SequenceUnits, Units
 from jaxem.families.support import RowError
 from jaxem.inputs import arrays
 from jaxem.inputs.sequences import (
-    SAMPLE_LENGTH,
     Prepared,
     Sequences,
-    SequenceUnits,
     as_sequences,
     from_time_rows,
     inside,
-    is_single,
     time_rows,
     time_weights,
-    volume_of_sequences,
 )
 from jaxem.latent import forward_backward, markov, starts
+from jaxem.latent.chain_posterior import ChainPosterior, Potentials
+from jaxem.latent.chain_queries import ChainQueries, rows_first
 from jaxem.latent.mixture import EMPTY_BELOW
 from jaxem.latent.nested import as_family
+from jaxem.numerics.tracing import is_traced
 from jaxem.observed.labelled import label_rows
 
 #: Starts look at no more observations than this, drawn at random in proportion to their weights.
@@ -51,34 +53,8 @@ class HMMStats(NamedTuple):
     emissions: Any
 
 
-class Potentials(NamedTuple):
-    """A posterior over paths: p(z | x) = initial[z_1] prod transition prod exp(log_density) / exp(log_norm).
-
-    initial [k], transition [k, k], log_density [n, t, k], log_norm [n].
-    """
-
-    initial: Any
-    transition: Any
-    log_density: Any
-    log_norm: Any
-
-
-class ChainPosterior(NamedTuple):
-    """The expected latent variables of n sequences.
-
-    posterior [n, t, k]: p(z_t | x), 0 beyond the end. transitions [n, k, k]: expected number of each.
-    emission: latent variables of the family's own, or None. potentials: the whole distribution over paths; only its
-    entropy and divergence need it, so a `ChainPosterior` made by hand may leave it out.
-    """
-
-    posterior: Any
-    transitions: Any
-    emission: Any = None
-    potentials: Any = None
-
-
 @model_class
-class HMM(Model):
+class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     """p(x, z) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t p(x_t | z_t); Bishop (2006), section 13.2.
 
     emission: the family of p(x_t | z_t), with n_states components, or any model of one observation (see `Nested`).
@@ -143,7 +119,7 @@ class HMM(Model):
     def labelled(self, x, labels):
         x = self.rows(x)
         if x.single is not None:
-            labels = (labels if arrays.is_traced(labels) else np.asarray(labels))[None]
+            labels = (labels if is_traced(labels) else np.asarray(labels))[None]
         emission, values = label_rows(self.emission, x.values, labels, x.shape, self.n_states)
         return dataclasses.replace(self, emission=emission), x._replace(values=values)
 
@@ -163,10 +139,12 @@ class HMM(Model):
         return markov.stationary(params.transition) if self.initial == "stationary" else params.initial
 
     def _chain(self, params, x):
-        """((initial, transition, log_density [t, n, k]), mask [t, n], the emission's latent variables)."""
-        x = self.prepare(x)
+        """((initial, transition, log_density [t, n, k]), mask [t, n], the emission's own posterior)."""
+        # Rows as they came go to the emission as they are: its direct form loses no digits far from the origin.
+        x = x if isinstance(x, Prepared) else self.rows(x)
         n, t = x.shape
-        latent, log_density = self.emission.e_step(params.emissions, x.data)
+        data = x.data if isinstance(x, Prepared) else time_rows(x)
+        latent, log_density = self.emission.e_step(params.emissions, data)
         log_density = log_density.reshape(t, n, self.n_states)
         mask = inside(x.lengths, t)
         if mask is not None:
@@ -174,19 +152,11 @@ class HMM(Model):
         return (self._initial(params), params.transition, log_density), mask, latent
 
     def e_step(self, params, x):
+        x = x if isinstance(x, Prepared) else self.rows(x)
         chain, mask, latent = self._chain(params, x)
         log_norm, posterior, transitions = forward_backward.smooth(*chain, mask, self.method)
-        posterior = _rows_first(posterior, mask)
-        potentials = Potentials(*chain[:2], chain[2].swapaxes(0, 1), log_norm)
-        return EStep(ChainPosterior(posterior, transitions, latent, potentials), log_norm)
-
-    def hard_e_step(self, params, x):
-        chain, mask, latent = self._chain(params, x)
-        path, log_joint = forward_backward.viterbi(*chain, mask)
-        states = jax.nn.one_hot(path, self.n_states, dtype=log_joint.dtype)
-        states = states if mask is None else jnp.where(mask[..., None], states, 0)
-        transitions = jnp.einsum("tni,tnj->nij", states[:-1], states[1:])
-        return EStep(ChainPosterior(states.swapaxes(0, 1), transitions, latent), log_joint)
+        potentials = Potentials(*chain[:2], chain[2].swapaxes(0, 1), log_norm, x.lengths)
+        return EStep(ChainPosterior(rows_first(posterior, mask), transitions, latent, potentials), log_norm)
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
@@ -234,22 +204,22 @@ class HMM(Model):
         emission_key, row_key, chain_key = jax.random.split(key, 3)
         x = self.rows(x)
         units = self.units(x, weights)
-        z = self.to_units(units, x)
+        z = units.rows(x)
         rows, counts = _thinned(row_key, time_rows(z), time_weights(z, weights))
         embedded = self.emission.embed(rows, counts)
         resp = starts.responsibilities(kind, emission_key, embedded, counts, self.n_states)
         emissions = self._emissions(emission_key, self.emission.informed(resp, rows), rows, counts)
         transition = self._random_transition(chain_key, resp.dtype)
-        return self.params_from_units(units, self._at_even_initial(transition, emissions))
+        return units.back(self._at_even_initial(transition, emissions))
 
     def pooled(self, x, weights=None):
         x = self.rows(x)
         units = self.units(x, weights)
-        z = self.to_units(units, x)
+        z = units.rows(x)
         rows = time_rows(z)
         even = jnp.full((arrays.n_rows(rows), self.n_states), 1 / self.n_states, z.dtype)
         emissions = self._emissions(jax.random.key(0), even, rows, time_weights(z, weights))
-        return self.params_from_units(units, self._at_even_initial(self._even_transition(z.dtype), emissions))
+        return units.back(self._at_even_initial(self._even_transition(z.dtype), emissions))
 
     def _emissions(self, key, resp, rows, counts):
         """The emissions' params from responsibilities [t n, k] by themselves, as starts have them."""
@@ -289,132 +259,13 @@ class HMM(Model):
 
         `strength.initial` sequences in all, `strength.transition` transitions from every state.
         """
-        emissions = self.emission.pseudo_statistics(
-            params.emissions, strength.emissions, None if units is None else units.rows
-        )
+        inner = (units or Identity()).inner  # of the emissions' rows in sequences
+        emissions = self.emission.pseudo_statistics(params.emissions, strength.emissions, inner.inner)
         transitions = strength.transition * params.transition
         return HMMStats(strength.initial * self._initial(params), transitions, emissions)
 
-    def conditional_mean(self, params, x):
-        rows = self.rows(x)
-        resp = self.e_step(params, x).resp.posterior
-        means = from_time_rows(self.emission.conditional_mean(params.emissions, time_rows(rows)), *rows.shape)
-        weighted = jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 3)) * leaf).sum(2), means)
-        return self._as_given(x, weighted)
-
-    def assignment_entropy(self, resp):
-        return -_expected_log_posterior(resp, resp)
-
-    def latent_entropy(self, resp):
-        entropy = self.assignment_entropy(resp)
-        if resp.emission is None:
-            return entropy
-        return entropy + self._expected(self.emission.latent_entropy(resp.emission), resp)
-
-    def latent_divergence(self, resp, other):
-        divergence = _expected_log_posterior(resp, resp) - _expected_log_posterior(resp, other)
-        if resp.emission is None:
-            return divergence
-        return divergence + self._expected(self.emission.latent_divergence(resp.emission, other.emission), resp)
-
-    def _expected(self, values, resp):
-        """sum_t sum_k p(z_t = k | x) values [t n, k], for every sequence [n]."""
-        n, t, _ = resp.posterior.shape
-        return (resp.posterior * from_time_rows(values, n, t)).sum((1, 2))
-
     def log_prior(self, params):
         return self.emission.log_prior(params.emissions)
-
-    # --- inference at given params ---------------------------------------------------------------------------
-
-    def _as_given(self, x, result):
-        """Without the axis of sequences where x is one sequence."""
-        return result[0] if is_single(x, self.emission.row_ndim) else result
-
-    def posterior(self, params, x):
-        """Smoothed marginals p(z_t | x) [n, t, k], or [t, k] for one sequence; 0 beyond the end of a sequence."""
-        return self._as_given(x, self.e_step(params, x).resp.posterior)
-
-    def posterior_of(self, resp):
-        return resp.posterior
-
-    def filtered(self, params, x):
-        """p(z_t | x_1, ..., x_t) [n, t, k], or [t, k]; 0 beyond the end of a sequence."""
-        chain, mask, _ = self._chain(params, x)
-        return self._as_given(x, _rows_first(jnp.exp(forward_backward.log_filter(*chain)[0]), mask))
-
-    def pairwise(self, params, x):
-        """p(z_t = i, z_t+1 = j | x) [n, t - 1, k, k], or [t - 1, k, k]; 0 where t + 1 lies beyond the end."""
-        chain, mask, _ = self._chain(params, x)
-        both = forward_backward.pairwise(*chain)
-        both = both if mask is None else jnp.where(mask[1:, :, None, None], both, 0)
-        return self._as_given(x, both.swapaxes(0, 1))
-
-    def decode(self, params, x):
-        """The most probable states together (Viterbi) [n, t] of int, or [t]; -1 beyond the end of a sequence."""
-        chain, mask, _ = self._chain(params, x)
-        path = forward_backward.viterbi(*chain, mask)[0]
-        return self._as_given(x, (path if mask is None else jnp.where(mask, path, -1)).T)
-
-    def predict(self, params, x):
-        """The most probable state of every observation by itself [n, t], or [t]; -1 beyond the end of a sequence."""
-        posterior = self.posterior(params, x)
-        return jnp.where(posterior.sum(-1) > 0, jnp.argmax(posterior, -1), -1)
-
-    def forecast(self, params, x, n_steps: int = 1):
-        """p(z_t+h | x) for h = 1, ..., n_steps after the end of each sequence: [n, n_steps, k], or [n_steps, k].
-
-        The observation there is a mixture of the emissions with these weights: see `forecast_log_prob`.
-        """
-        chain, _, _ = self._chain(params, x)
-        # Beyond its end a sequence's filter goes on without data, so the last step has to be looked up.
-        log_filtered = forward_backward.log_filter(*chain)[0]
-        lengths = self.prepare(x).lengths
-        n = log_filtered.shape[1]
-        last = log_filtered[-1] if lengths is None else log_filtered[lengths.astype(int) - 1, jnp.arange(n)]
-
-        def step(state, _):
-            state = state @ params.transition
-            return state, state
-
-        return self._as_given(x, jax.lax.scan(step, jnp.exp(last), None, n_steps)[1].swapaxes(0, 1))
-
-    def forecast_log_prob(self, params, x, future):
-        """log p(x_t+h | x), each by itself, for the h-th value of future [n, h, ...]: [n, h], or [h] for one."""
-        future = self.rows(future)
-        n, h = future.shape
-        states = jnp.reshape(self.forecast(params, x, h), (n, h, self.n_states))
-        log_density = self.emission.e_step(params.emissions, time_rows(future)).log_prob
-        joint = from_time_rows(log_density, n, h) + jnp.log(states)
-        return self._as_given(x, jax.nn.logsumexp(joint, -1))
-
-    def _sample_states(self, params, key, n, t):
-        """Chains [t, n] of int."""
-
-        def step(state, key):
-            return jax.random.categorical(key, jnp.log(params.transition)[state]), state
-
-        first_key, *_ = keys = jax.random.split(key, t + 1)
-        first = jax.random.categorical(first_key, jnp.log(self._initial(params)), shape=(n,))
-        return jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
-
-    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
-        """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
-        state_key, value_key = jax.random.split(key)
-        states = self._sample_states(params, state_key, n, t)
-        return states.T, _emitted(states, self.emission.sample(params.emissions, value_key, n * t))
-
-    def sample(self, params, key, n, t=SAMPLE_LENGTH):
-        """n sequences of length t drawn from the model: [n, t, ...]."""
-        return self.sample_joint(params, key, n, t)[1]
-
-    def sample_like(self, params, key, x):
-        """Sequences as many and as long as those of x, in the form of `rows(x)`."""
-        x = self.rows(x)
-        state_key, value_key = jax.random.split(key)
-        states = self._sample_states(params, state_key, *x.shape)
-        rows = self.emission.sample_like(params.emissions, value_key, time_rows(x))
-        return x._replace(values=_emitted(states, rows))
 
     # --- what else the loop asks -----------------------------------------------------------------------------
 
@@ -440,10 +291,6 @@ class HMM(Model):
         except RowError as error:
             time, sequence = divmod(error.row, x.shape[0])
             raise error.at(f"time {time}" + ("" if x.single is not None else f" of sequence {sequence}")) from None
-
-    def check_shapes(self, x, params=None):
-        self._check_size(params)
-        self.emission.check_shapes(time_rows(self.rows(x)), None if params is None else params.emissions)
 
     def check_fit(self, x, weights, dtype):
         rows = time_rows(self.rows(x))
@@ -481,63 +328,46 @@ class HMM(Model):
     def ill_conditioned(self, params):
         return self.emission.ill_conditioned(params.emissions)
 
-    def units(self, x, weights=None):
-        x = self.rows(x)
-        units = self.emission.units(time_rows(x), time_weights(x, weights))
-        return None if units is None else SequenceUnits(units, x.n_observations)
-
-    def origin(self, x, params=None):
-        origin = self.emission.origin(time_rows(x), None if params is None else params.emissions)
-        return None if origin is None else SequenceUnits(origin, x.n_observations)
-
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, resp, z, weights=None):
         z = self.rows(z)
-        emissions = self.emission.refine(params.emissions, self._counts(resp, z, weights), time_rows(z))
+        emissions = self.emission.refined(params.emissions, time_rows(z), self._counts(resp, z, weights))
         return params._replace(emissions=emissions)
 
-    def to_units(self, units, x):
+    def units(self, x, weights=None) -> Units:
         x = self.rows(x)
-        if units is None:
-            return x
-        moved = self.emission.to_units(units.rows, time_rows(x))
-        return x._replace(values=from_time_rows(moved, *x.shape))
+        return self._of_emission(self.emission.units(time_rows(x), time_weights(x, weights)), x)
 
-    def params_to_units(self, units, params):
-        if units is None:
-            return params
-        return params._replace(emissions=self.emission.params_to_units(units.rows, params.emissions))
+    def origin(self, x, params=None) -> Units:
+        rows = None if x is None else time_rows(self.rows(x))
+        return self._of_emission(self.emission.origin(rows, None if params is None else params.emissions), x)
 
-    def params_from_units(self, units, params):
-        if self.initial == "stationary":
+    def _of_emission(self, units, x) -> Units:
+        """The units of sequences from those of their observations."""
+        stationary = self.initial == "stationary"
+        if units.is_identity and not stationary:
+            return units
+        lengths = None if x is None else self.rows(x).n_observations
+        return ChainUnits(SequenceUnits(units, lengths), "emissions", stationary)
+
+
+@pytree_class
+class ChainUnits(FieldUnits):
+    """The units of a chain; with a stationary start its initial probabilities follow from the transitions."""
+
+    stationary: bool = static(default=False)
+
+    @property
+    def is_identity(self):
+        return self.inner.is_identity and not self.stationary
+
+    @property
+    def broadcasts(self):
+        return self.inner.broadcasts and not self.stationary
+
+    def back(self, params):
+        if self.stationary:
             params = params._replace(initial=markov.stationary(params.transition))
-        if units is None:
-            return params
-        return params._replace(emissions=self.emission.params_from_units(units.rows, params.emissions))
-
-    def log_volume(self, units):
-        return 0.0 if units is None else volume_of_sequences(units, self.emission.log_volume(units.rows))
-
-
-def _emitted(states, rows):
-    """Values [n, t, ...] from states [t, n] and rows [t n, k, ...] of what every state would emit."""
-    t, n = states.shape
-    chosen = jax.tree.map(lambda leaf: leaf[jnp.arange(n * t), states.ravel()], rows)
-    return from_time_rows(chosen, n, t)
-
-
-def _rows_first(values, mask):
-    """[n, t, k] from [t, n, k], 0 where mask [t, n] is False."""
-    return (values if mask is None else jnp.where(mask[..., None], values, 0)).swapaxes(0, 1)
-
-
-def _expected_log_posterior(q, p):
-    """E_q[log p(z | x)] [n] of two posteriors over paths, p by its potentials."""
-    if p.potentials is None:
-        raise NotImplementedError("latent_entropy: needs an E-step's potentials")
-    potentials = p.potentials
-    density = jnp.where(q.posterior > 0, q.posterior * potentials.log_density, 0).sum((1, 2))
-    first = xlogy(q.posterior[:, 0], potentials.initial).sum(-1)
-    return density + first + xlogy(q.transitions, potentials.transition).sum((1, 2)) - potentials.log_norm
+        return super().back(params)
 
 
 def _thinned(key, rows, weights):

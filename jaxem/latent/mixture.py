@@ -6,12 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlogy
 
+from jaxem.contract.capabilities import Discrete, DrawsJointly, Embeds, Imputes, Pools
 from jaxem.contract.constraints import Fixed, Simplex
-from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.posterior import MixturePosterior, as_posterior
+from jaxem.contract.pytree import static
+from jaxem.contract.units import FieldUnits, Identity, Units
 from jaxem.inputs import arrays
 from jaxem.latent import starts
 from jaxem.latent.nested import as_family
+from jaxem.numerics.tracing import is_traced
 from jaxem.observed.labelled import label_rows
 
 
@@ -20,13 +26,6 @@ class MixtureParams(NamedTuple):
 
     weights: Any
     components: Any
-
-
-class Latent(NamedTuple):
-    """Responsibilities [n, k], with the expected latent variables that the components have of their own."""
-
-    resp: Any
-    component: Any
 
 
 class MixtureStats(NamedTuple):
@@ -40,21 +39,28 @@ class MixtureStats(NamedTuple):
 
 
 @model_class
-class Mixture(Model):
+class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     """p(x) = sum_k weights_k p(x | component_k); Bishop (2006), section 9.3.
 
     E-step: resp_ik = weights_k p(x_i | k) / sum_j weights_j p(x_i | j), Bayes' rule, equation (9.13).
     M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
-    component: a family, or any model, which then gets k copies (see `Nested`).
-    mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
-    start_spread: share of every row that a random start spreads evenly over the components, see `jaxem.latent.starts`.
 
-    >>> import jax, jaxem
-    >>> from jaxem.families.gaussian import Gaussian
-    >>> model = jaxem.Mixture(Gaussian("diag"), 2)
-    >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
-    >>> model.e_step(params, jaxem.datasets.old_faithful()).resp.shape
-    (272, 2)
+    Args:
+        component: a family, or any model, which then gets k copies (see `Nested`).
+        n_components: k.
+        mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
+        start_spread: the share of every row that a random start spreads evenly over the components, see
+            `jaxem.latent.starts`.
+
+    Raises:
+        ValueError: an argument is not one of these.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> model = jaxem.Mixture(jaxem.Gaussian("diag"), 2)
+        >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
+        >>> model.e_step(params, jaxem.datasets.old_faithful()).resp.shape
+        (272, 2)
     """
 
     component: Any
@@ -75,11 +81,11 @@ class Mixture(Model):
         object.__setattr__(self, "component", as_family(self.component))
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return self.component.row_ndim
 
     @property
-    def judged_by_statistics(self):
+    def judged_by_statistics(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.component.judged_by_statistics
 
     def rows(self, x):
@@ -96,17 +102,19 @@ class Mixture(Model):
         component, x = label_rows(self.component, x, labels, (arrays.n_rows(x),), self.n_components)
         return dataclasses.replace(self, component=component), x
 
-    def init(self, key, x, weights=None, kind=0, n_active=None):
+    # --- starts --------------------------------------------------------------------------------------------------
+
+    def init(self, key, x, weights=None, kind=0, n_active=None) -> MixtureParams:
         """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
         units = self.units(x, weights)
-        z = self.to_units(units, x)
+        z = units.rows(x)
         rows = self.component.embed(z, weights)
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active, self.start_spread)
         return self._from_resp(key, self.component.informed(resp, z), units, z, weights)
 
     def pooled(self, x, weights=None):
         units = self.units(x, weights)
-        z = self.to_units(units, x)
+        z = units.rows(x)
         even = jnp.full((arrays.n_rows(z), self.n_components), 1 / self.n_components, jax.tree.leaves(z)[0].dtype)
         return self._from_resp(jax.random.key(0), even, units, z, weights)
 
@@ -114,22 +122,24 @@ class Mixture(Model):
         """Params from responsibilities by themselves, as starts have them."""
         resp = resp if weights is None else resp * weights[:, None]
         components = self.component.init_components(jax.random.fold_in(key, 1), z, resp)
-        return self.params_from_units(units, MixtureParams(self._weights(resp.sum(0), None), components))
+        return units.back(MixtureParams(self._weights(resp.sum(0), None), components))
+
+    # --- EM ------------------------------------------------------------------------------------------------------
 
     def e_step(self, params, x):
-        # A component of weight 0 has log weight -inf and takes no row; the mixture's density is what the others give.
+        # A component of weight 0 has log weight -inf and takes no row; the density is what the others give.
         latent, joint = self.component.weighted_e_step(params.components, jnp.log(params.weights), x)
         resp, log_prob = normalized(joint.T)
         resp = resp.T
-        return EStep(resp if latent is None else Latent(resp, latent), log_prob)
+        return EStep(resp if latent is None else MixturePosterior(resp, latent), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights=None):
-        resp, latent = resp if isinstance(resp, Latent) else (resp, None)
-        weighted = resp if weights is None else resp * weights[:, None]
-        stats = self.component.sufficient_statistics(latent, x, weighted)
+    def sufficient_statistics(self, resp, x, weights=None) -> MixtureStats:
+        posterior = as_posterior(resp)
+        weighted = posterior.resp if weights is None else posterior.resp * weights[:, None]
+        stats = self.component.sufficient_statistics(posterior.component, x, weighted)
         return MixtureStats(stats.count, stats)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> MixtureParams:
         components = self.component.maximize(stats.components, None if params is None else params.components)
         return MixtureParams(self._weights(stats.count, params), components)
 
@@ -138,54 +148,35 @@ class Mixture(Model):
             return count / count.sum()
         return jnp.full_like(count, 1 / self.n_components) if params is None else params.weights
 
-    def constraints(self):
+    def constraints(self) -> MixtureParams:
         weights = Simplex() if self.mixing == "free" else Fixed(Simplex())
         return MixtureParams(weights, self.component.constraints())
 
     def expected_log_joint(self, params, stats):
-        weights = jax.scipy.special.xlogy(stats.count, params.weights).sum()
+        weights = xlogy(stats.count, params.weights).sum()
         return weights + self.component.expected_log_joint(params.components, stats.components)
 
-    def assignment_entropy(self, resp):
-        resp = self.posterior_of(resp)
-        return -jax.scipy.special.xlogy(resp, resp).sum(-1)
-
-    def tempered(self, resp, exponent):
-        raised = tempered(self.posterior_of(resp), exponent)
-        return resp._replace(resp=raised) if isinstance(resp, Latent) else raised
-
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params, strength, units=None) -> MixtureStats:
         """Those of a Dirichlet prior on the weights, `strength.weights` rows in all, and the components' own."""
+        units = (units or Identity()).inner
         components = self.component.pseudo_statistics(params.components, strength.components, units)
         return MixtureStats(strength.weights * params.weights, components)
+
+    def refined(self, params, resp, z, weights=None):
+        resp = as_posterior(resp).resp
+        weighted = resp if weights is None else resp * weights[:, None]
+        return params._replace(components=self.component.refined(params.components, z, weighted))
+
+    # --- at given params -----------------------------------------------------------------------------------------
+
+    def predict(self, params, x):
+        """The most probable component of each row [n]."""
+        return jnp.argmax(self.posterior(params, x), -1)
 
     def conditional_mean(self, params, x):
         resp = self.posterior(params, x)
         means = self.component.conditional_mean(params.components, x)
         return jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 2)) * leaf).sum(1), means)
-
-    def latent_entropy(self, resp):
-        entropy = self.assignment_entropy(resp)
-        resp, own = resp if isinstance(resp, Latent) else (resp, None)
-        return entropy if own is None else entropy + (resp * self.component.latent_entropy(own)).sum(-1)
-
-    def latent_divergence(self, resp, other):
-        resp, own = resp if isinstance(resp, Latent) else (resp, None)
-        other, its_own = other if isinstance(other, Latent) else (other, None)
-        divergence = (jax.scipy.special.xlogy(resp, resp) - jax.scipy.special.xlogy(resp, other)).sum(-1)
-        return (
-            divergence if own is None else divergence + (resp * self.component.latent_divergence(own, its_own)).sum(-1)
-        )
-
-    def hard_e_step(self, params, x):
-        resp, log_prob = self.e_step(params, x)
-        resp, latent = resp if isinstance(resp, Latent) else (resp, None)
-        best = jax.nn.one_hot(jnp.argmax(resp, -1), self.n_components, dtype=resp.dtype)
-        # log p(x, z) = log p(x) + log p(z | x) at the most probable z.
-        return EStep(best if latent is None else Latent(best, latent), log_prob + jnp.log((best * resp).sum(-1)))
-
-    def posterior_of(self, resp):
-        return resp.resp if isinstance(resp, Latent) else resp
 
     def sample_joint(self, params, key, n):
         """(hidden component [n], rows): n draws of the hidden variable and what it emits."""
@@ -209,16 +200,20 @@ class Mixture(Model):
     def permute(self, params, order):
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
 
-    def degenerate(self, params, size):
-        of_component = size.components if self.judged_by_statistics else self._counts(params, size)
-        return self.component.degenerate(params.components, of_component) & ~self.empty(params, size)
+    # --- the verdict ---------------------------------------------------------------------------------------------
 
-    def empty(self, params, size):
-        return self._counts(params, size) < EMPTY_BELOW
+    def degenerate(self, params, n_points):
+        of_component = n_points.components if self.judged_by_statistics else self._counts(params, n_points)
+        return self.component.degenerate(params.components, of_component) & ~self.empty(params, n_points)
 
-    def _counts(self, params, size):
-        """Rows of each component: their statistics' count, or its share of n_points."""
-        return size.count if self.judged_by_statistics else params.weights * size
+    def empty(self, params, n_points):
+        return self._counts(params, n_points) < EMPTY_BELOW
+
+    def _counts(self, params, n_points):
+        """Rows of each component: the count of their statistics, or its share of n_points."""
+        return n_points.count if self.judged_by_statistics else params.weights * n_points
+
+    # --- checks --------------------------------------------------------------------------------------------------
 
     def check_finite(self, x):
         self.component.check_finite(x)
@@ -226,14 +221,12 @@ class Mixture(Model):
     def check(self, x, params=None):
         self._check_size(params)
         self.component.check(x, None if params is None else params.components)
+        if is_traced(x):
+            return
         seen = self.component.observed(x)
         if seen is not None and not seen.all():
             count, row = arrays.first_bad_row(~seen)
             raise ValueError(f"x: every entry is missing in {count} of {len(seen)} rows, the first is row {row}")
-
-    def check_shapes(self, x, params=None):
-        self._check_size(params)
-        self.component.check_shapes(x, None if params is None else params.components)
 
     def _check_size(self, params):
         if params is not None and np.shape(params.weights) != (self.n_components,):
@@ -243,28 +236,29 @@ class Mixture(Model):
             )
 
     def check_resp(self, resp, x):
-        resp = resp.resp if isinstance(resp, Latent) else resp
+        resp = as_posterior(resp).resp
         want = (arrays.n_rows(x), self.n_components)
         if np.shape(resp) != want:
             raise ValueError(f"resp: expected shape {want}, one row per row of x; got {np.shape(resp)}")
-        if not arrays.is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
+        if not is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
             raise ValueError("resp: expected numbers of at least 0; got negative, NaN or infinite ones")
 
     def check_fit(self, x, weights, dtype):
         rows = arrays.n_rows(x)
-        if weights is not None and not arrays.is_traced(weights):
+        if weights is not None and not is_traced(weights):
             rows = int(np.count_nonzero(weights))
         if rows < self.n_components:
             kind = "rows of weight above 0" if rows < arrays.n_rows(x) else "rows"
             raise ValueError(f"x: expected at least as many {kind} as components, {self.n_components}; got {rows}")
         self.component.check_fit(x, weights, dtype)
 
-    def refine(self, params, resp, z, weights=None):
-        resp = resp.resp if isinstance(resp, Latent) else resp
-        weighted = resp if weights is None else resp * weights[:, None]
-        return params._replace(components=self.component.refine(params.components, weighted, z))
+    # --- units, preparation and conditioning are the component's ---------------------------------------------------
 
-    # Units, preparation and conditioning are the component's.
+    def units(self, x, weights=None) -> Units:
+        return of_component(self.component.units(x, weights))
+
+    def origin(self, x, params=None) -> Units:
+        return of_component(self.component.origin(x, None if params is None else params.components))
 
     def prepare(self, x, weights=None, centred=False):
         return self.component.prepare(x, weights, centred)
@@ -275,32 +269,14 @@ class Mixture(Model):
     def ill_conditioned(self, params):
         return self.component.ill_conditioned(params.components)
 
-    def units(self, x, weights=None):
-        return self.component.units(x, weights)
 
-    def origin(self, x, params=None):
-        return self.component.origin(x, None if params is None else params.components)
-
-    def to_units(self, units, x):
-        return self.component.to_units(units, x)
-
-    def params_to_units(self, units, params):
-        return params._replace(components=self.component.params_to_units(units, params.components))
-
-    def params_from_units(self, units, params):
-        return params._replace(components=self.component.params_from_units(units, params.components))
-
-    def log_volume(self, units):
-        return self.component.log_volume(units)
+def of_component(units: Units) -> Units:
+    """The units of a mixture from those of its component."""
+    return units if units.is_identity else FieldUnits(units, "components")
 
 
 #: A component that holds less than this many rows takes no part in the density at any of them.
 EMPTY_BELOW = 1e-3
-
-
-def tempered(resp, exponent):
-    """Responsibilities [..., k] raised to a power, and normalised."""
-    return jax.nn.softmax(exponent * (jnp.log(resp) - jnp.log(resp).max(-1, keepdims=True)), -1)
 
 
 def normalized(joint):

@@ -6,8 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.capabilities import Conjugate, Embeds, provides
 from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.posterior import Posterior, as_posterior
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Copies, Units
+
+
+@pytree_class
+class CopiesPosterior(Posterior):
+    """The posteriors of k copies of a model over what each has hidden, leaves with a leading axis k."""
+
+    each: Any
+
+    def entropy(self):
+        return jax.vmap(lambda one: as_posterior(one).entropy())(self.each).T
+
+    def kl(self, other):
+        return jax.vmap(lambda one, its: as_posterior(one).kl(its))(self.each, other.each).T
 
 
 class NestedStats(NamedTuple):
@@ -18,7 +35,7 @@ class NestedStats(NamedTuple):
 
 
 @model_class
-class Nested(Family):
+class Nested(Conjugate, Family):
     """k copies of `model`, each with params of its own, as a family: log_prob [n, k] is that of every copy.
 
     `Mixture` and `HMM` put it around a component that is a whole model by itself, so that
@@ -71,16 +88,24 @@ class Nested(Family):
         keys = jax.random.split(key, len(columns))
         return jax.vmap(lambda key, column: self.model.init(key, x, column))(keys, columns)
 
+    def __post_init__(self):
+        if not provides(self.model, Embeds):
+            name = type(self.model).__name__
+            raise ValueError(
+                f"component: {name} has no coordinates for random starts; write embed(x, weights=None) -> [n, e] in it "
+                "and inherit jaxem.contract.capabilities.Embeds"
+            )
+
     def prepare(self, x, weights=None, centred=False):
         # Not the weights: a copy holds only its share of them, so no sum over all rows is its own.
         return self.model.prepare(x, None, centred)
 
     def e_step(self, params, x):
         resp, log_prob = self._each(lambda p: self.model.e_step(p, x), params)
-        return EStep(resp, log_prob.T)
+        return EStep(CopiesPosterior(resp), log_prob.T)
 
     def sufficient_statistics(self, resp, x, weights):
-        parts = self._each(lambda r, w: self.model.sufficient_statistics(r, x, w), resp, weights.T)
+        parts = self._each(lambda r, w: self.model.sufficient_statistics(r, x, w), resp.each, weights.T)
         return NestedStats(weights.sum(0), parts)
 
     def maximize(self, stats, params=None):
@@ -100,18 +125,13 @@ class Nested(Family):
         return jnp.sum(self._each(lambda p: jnp.asarray(self.model.log_prior(p)), params))
 
     def pseudo_statistics(self, params, strength, units=None):
+        units = None if units is None else units.inner
         parts = jax.vmap(lambda p: self.model.pseudo_statistics(p, strength, units))(params)
         return NestedStats(jnp.zeros(len(jax.tree.leaves(params)[0]), jax.tree.leaves(params)[0].dtype), parts)
 
     def conditional_mean(self, params, x):
         means = jax.vmap(lambda p: self.model.conditional_mean(p, x))(params)
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), means)
-
-    def latent_entropy(self, resp):
-        return self._each(self.model.latent_entropy, resp).T
-
-    def latent_divergence(self, resp, other):
-        return self._each(self.model.latent_divergence, resp, other).T
 
     def sample(self, params, key, n):
         return self._draw(params, key, lambda p, key: self.model.sample(p, key, n))
@@ -140,11 +160,6 @@ class Nested(Family):
         for p in self._copies(params):
             self.model.check(x, p)
 
-    def check_shapes(self, x, params=None):
-        self.model.check_shapes(x)
-        for p in self._copies(params):
-            self.model.check_shapes(x, p)
-
     def _copies(self, params):
         k = 0 if params is None else min(np.shape(leaf)[0] for leaf in jax.tree.leaves(params))
         return [jax.tree.map(lambda leaf, j=j: leaf[j], params) for j in range(k)]
@@ -154,27 +169,21 @@ class Nested(Family):
 
     # --- units are those of the model, the same for all copies -----------------------------------------------------
 
-    def units(self, x, weights=None):
-        return self.model.units(x, weights)
+    def units(self, x, weights=None) -> Units:
+        return of_copies(self.model.units(x, weights))
 
-    def origin(self, x, params=None):
-        return self.model.origin(x)
+    def origin(self, x, params=None) -> Units:
+        first = None if x is not None or params is None else jax.tree.map(lambda leaf: leaf[0], params)
+        return of_copies(self.model.origin(x, first))
 
-    def to_units(self, units, x):
-        return self.model.to_units(units, x)
 
-    def params_to_units(self, units, params):
-        return self._each(lambda p: self.model.params_to_units(units, p), params)
-
-    def params_from_units(self, units, params):
-        return self._each(lambda p: self.model.params_from_units(units, p), params)
-
-    def log_volume(self, units):
-        return self.model.log_volume(units)
+def of_copies(units: Units) -> Units:
+    """The units of k copies from those of the model."""
+    return units if units.is_identity else Copies(units)
 
 
 def as_family(component):
     """A component as a family: a model that is not one is put into `Nested`."""
-    if not isinstance(component, Model):
+    if isinstance(component, type) or not isinstance(component, (Model, Family)):
         raise ValueError(f"component: expected a family such as jaxem.Gaussian(), or a model; got {component!r}")
     return component if isinstance(component, Family) else Nested(component)

@@ -6,21 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.contract import units as _units
+from jaxem.contract.affine import Affine, host_origin, standardize
+from jaxem.contract.calls import compiled_method
+from jaxem.contract.capabilities import DrawsJointly
 from jaxem.contract.constraints import Loadings, Positive, PositiveDefinite, Real
-from jaxem.contract.model import EStep, Model, model_class, static
+from jaxem.contract.frame import Frame
+from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.pytree import static
+from jaxem.contract.units import LOADINGS, LOCATION, UNITLESS, VARIANCE, AffineUnits, Identity, SequenceUnits, Units
 from jaxem.families.factor_analysis import NOISE_FLOOR
 from jaxem.inputs.sequences import (
     SAMPLE_LENGTH,
     Sequences,
-    SequenceUnits,
     as_sequences,
-    from_time_rows,
     inside,
     is_single,
     time_rows,
     time_weights,
 )
+from jaxem.latent import kalman
 from jaxem.numerics import linalg
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import LOG_2PI
@@ -35,14 +39,6 @@ class StateSpaceParams(NamedTuple):
     loadings: Any
     offset: Any
     noise: Any
-
-
-class Smoothed(NamedTuple):
-    """E[z_t | x] [n, t, q], its covariances [n, t, q, q], and those of (z_t+1, z_t) [n, t - 1, q, q]."""
-
-    mean: Any
-    cov: Any
-    cross: Any
 
 
 class StateSpaceStats(NamedTuple):
@@ -60,8 +56,13 @@ class StateSpaceStats(NamedTuple):
     square: Any
 
 
+def forecast_moments(frame: Frame, outcome):
+    """(mean, covariance) of rows: on the host nothing but the origin is moved."""
+    return Frame(frame.units.inner, frame.dtype).rows_back(outcome[0]), outcome[1]  # pyright: ignore
+
+
 @model_class
-class StateSpace(Model):
+class StateSpace(DrawsJointly, Model):
     """z_1 ~ N(mean, cov), z_t = A z_t-1 + N(0, I), x_t = C z_t + offset + N(0, diag(noise)); x [n, t, d].
 
     Like the data of `HMM`: [t, d] for one sequence, or (values, lengths). The noise of the state has covariance I,
@@ -101,7 +102,7 @@ class StateSpace(Model):
         """Principal directions, mixed at random, as loadings; random dynamics with a memory between 0 and 1."""
         x = self.rows(x)
         units = self.units(x, weights)
-        rows, counts = time_rows(self.to_units(units, x)), time_weights(x, weights)
+        rows, counts = time_rows(units.rows(x)), time_weights(x, weights)
         counts = jnp.ones(len(rows), rows.dtype) if counts is None else counts
         scatter = jnp.dot((rows * counts[:, None]).T, rows, precision=PRECISION) / counts.sum()
         q, d = self.n_factors, rows.shape[1]
@@ -115,7 +116,7 @@ class StateSpace(Model):
         noise = jnp.maximum(jnp.diagonal(scatter), 1e-3) * 0.5
         mean, cov = jnp.zeros(q, rows.dtype), jnp.diag(1 / (1 - memory**2))
         params = StateSpaceParams(mean, cov, jnp.diag(memory), loadings, jnp.zeros(d, rows.dtype), noise)
-        return self.params_from_units(units, params)
+        return units.back(params)
 
     # --- E-step ----------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class StateSpace(Model):
         mask = inside(x.lengths, x.shape[1])
         # Covariances depend on lengths alone: without any, `vmap` computes them once for all sequences.
         used, axis = (jnp.ones(x.shape[1], bool), None) if mask is None else (mask, 1)
-        smooth = jax.vmap(lambda rows, used: _smooth(params, rows, used), (0, axis))
+        smooth = jax.vmap(lambda rows, used: kalman.smooth(params, rows, used), (0, axis))
         return EStep(*smooth(x.values, used))
 
     # --- M-step ----------------------------------------------------------------------------------------------
@@ -186,14 +187,12 @@ class StateSpace(Model):
 
     # --- inference at given params ---------------------------------------------------------------------------
 
-    def posterior_of(self, resp):
-        return resp.mean
-
     def posterior(self, params, x):
         """E[z_t | x] [n, t, q], or [t, q] for one sequence."""
         mean = self.e_step(params, x).resp.mean
         return mean[0] if is_single(x, 1) else mean
 
+    @compiled_method(static=("n_steps",), gives=forecast_moments)
     def forecast(self, params, x, n_steps: int = 1):
         """(mean [n, h, d], cov [n, h, d, d]) of x_t+h given x, for h = 1, ..., n_steps after the end of each sequence.
 
@@ -205,8 +204,8 @@ class StateSpace(Model):
 
         def step(state, _):
             mean, cov = state
-            state = mean @ params.transition.T, _predicted(params, cov)
-            return state, (_observed_mean(params, state[0]), _observed_cov(params, state[1]))
+            state = mean @ params.transition.T, kalman.predicted_cov(params, cov)
+            return state, (kalman.observed_mean(params, state[0]), kalman.observed_cov(params, state[1]))
 
         _, moments = jax.lax.scan(step, (resp.mean[each, last], resp.cov[each, last]), None, n_steps)
         mean, cov = (leaf.swapaxes(0, 1) for leaf in moments)
@@ -226,7 +225,7 @@ class StateSpace(Model):
         later = jax.lax.scan(step, first, shocks)[1]
         states = jnp.concatenate([first[None], later]).swapaxes(0, 1)
         noise = jax.random.normal(noise_key, (n, t, len(params.noise)), params.noise.dtype)
-        return states, _observed_mean(params, states) + noise * jnp.sqrt(params.noise)
+        return states, kalman.observed_mean(params, states) + noise * jnp.sqrt(params.noise)
 
     def sample(self, params, key, n, t=SAMPLE_LENGTH):
         """n sequences of length t drawn from the model: [n, t, d]."""
@@ -239,9 +238,6 @@ class StateSpace(Model):
     # --- what else the loop asks -----------------------------------------------------------------------------
 
     def check(self, x, params=None):
-        self.check_shapes(x, params)
-
-    def check_shapes(self, x, params=None):
         d, q = self.rows(x).values.shape[-1], self.n_factors
         for name, leaf, want in zip(
             StateSpaceParams._fields, params or (), ((q,), (q, q), (q, q), (d, q), (d,), (d,)), strict=False
@@ -255,90 +251,22 @@ class StateSpace(Model):
         if self.n_factors > self.rows(x).values.shape[-1]:
             raise ValueError(f"n_factors: expected at most the {x.values.shape[-1]} columns of x; got {self.n_factors}")
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         x = self.rows(x)
-        return SequenceUnits(_units.standardize(time_rows(x), time_weights(x, weights), "diag"), x.n_observations)
+        affine = standardize(time_rows(x), time_weights(x, weights), "diag")
+        return SequenceUnits(AffineUnits(affine, ROLES), x.n_observations)
 
-    def origin(self, x, params=None):
-        origin = _units.origin(time_rows(self.rows(x)))
-        return None if origin is None else SequenceUnits(origin, self.rows(x).n_observations)
-
-    def to_units(self, units, x):
+    def origin(self, x, params=None) -> Units:
+        if x is None:
+            affine = None if params is None else Affine(np.asarray(params.offset, np.float64), np.float64(1))
+            return Identity() if affine is None else SequenceUnits(AffineUnits(affine, ROLES), None)
         x = self.rows(x)
-        return x._replace(values=from_time_rows(_units.to_units(units.rows, time_rows(x)), *x.shape))
-
-    def params_to_units(self, units, params):
-        scale = units.rows.scale
-        offset = _units.to_units(units.rows, params.offset[None])[0]
-        return params._replace(
-            loadings=params.loadings / scale[..., None], offset=offset, noise=params.noise / scale**2
-        )
-
-    def params_from_units(self, units, params):
-        scale = units.rows.scale
-        offset = _units.from_units(units.rows, params.offset[None])[0]
-        return params._replace(
-            loadings=params.loadings * scale[..., None], offset=offset, noise=params.noise * scale**2
-        )
-
-    def log_volume(self, units):
-        return units.lengths * _units.log_volume(units.rows)
+        affine = host_origin(time_rows(x))
+        return Identity() if affine is None else SequenceUnits(AffineUnits(affine, ROLES), x.n_observations)
 
 
-def _smooth(params, rows, used):
-    """(Smoothed of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
-
-    Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
-    """
-    eye = jnp.eye(len(params.mean), dtype=rows.dtype)
-    weighted = params.loadings / params.noise[:, None]
-    information = params.loadings.T @ weighted
-    constant = rows.shape[1] * LOG_2PI + jnp.log(params.noise).sum()
-
-    def update(mean, cov, row, use):
-        residual = row - _observed_mean(params, mean)
-        root = linalg.cholesky(cov)
-        inverse = linalg.inverse_cholesky(eye + root.T @ information @ root)
-        half = root @ inverse.T
-        posterior = half @ half.T
-        pull = weighted.T @ residual
-        log_det = -2 * linalg.log_det_lower(inverse)
-        log_prob = -0.5 * (constant + log_det + (residual**2 / params.noise).sum() - pull @ posterior @ pull)
-        updated = jnp.where(use, mean + posterior @ pull, mean), jnp.where(use, posterior, cov)
-        return updated, jnp.where(use, log_prob, 0)
-
-    def forward(state, given):
-        filtered, log_prob = update(*state, *given)
-        predicted = params.transition @ filtered[0], _predicted(params, filtered[1])
-        return predicted, (filtered, predicted, log_prob)
-
-    _, (filtered, predicted, log_probs) = jax.lax.scan(forward, (params.mean, params.cov), (rows, used))
-
-    def backward(later, given):
-        (mean, cov), (mean_ahead, cov_ahead) = given
-        gain = linalg.solve_positive(cov_ahead, params.transition @ cov).T
-        smoothed = mean + gain @ (later[0] - mean_ahead), cov + gain @ (later[1] - cov_ahead) @ gain.T
-        return smoothed, (*smoothed, later[1] @ gain.T)
-
-    last = jax.tree.map(lambda leaf: leaf[-1], filtered)
-    before = jax.tree.map(lambda leaf: leaf[:-1], (filtered, predicted))
-    _, (mean, cov, cross) = jax.lax.scan(backward, last, before, reverse=True)
-    mean, cov = jnp.concatenate([mean, last[0][None]]), jnp.concatenate([cov, last[1][None]])
-    return Smoothed(mean, cov, cross), log_probs.sum()
-
-
-def _predicted(params, cov):
-    """Covariance one step on."""
-    return params.transition @ cov @ params.transition.T + jnp.eye(cov.shape[-1], dtype=cov.dtype)
-
-
-def _observed_mean(params, z):
-    return z @ params.loadings.T + params.offset
-
-
-def _observed_cov(params, cov):
-    noise = jnp.diag(params.noise)
-    return params.loadings @ cov @ params.loadings.T + noise
+#: How each leaf of the params moves with the columns of x.
+ROLES = StateSpaceParams(UNITLESS, UNITLESS, UNITLESS, LOADINGS, LOCATION, VARIANCE)
 
 
 def _outer(a, b):

@@ -1,13 +1,42 @@
 """Waiting times of which only an interval is known: the textbook case of EM."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.model import model_class
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Identity, Units
 from jaxem.families.exponential import Exponential
 from jaxem.families.support import check_numbers, require
 from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
 from jaxem.observed.incomplete import Incomplete
+
+
+@pytree_class
+class IntervalUnits(Units):
+    """The units of the times, and which of them were seen [n]: the others have probabilities, which have no units."""
+
+    inner: Units
+    seen: Any
+
+    def rows(self, x):
+        return self.inner.rows(x[0]), self.inner.rows(x[1])
+
+    def rows_back(self, z):
+        return self.inner.rows_back(z[0]), self.inner.rows_back(z[1])
+
+    def params(self, params):
+        return self.inner.params(params)
+
+    def back(self, params):
+        return self.inner.back(params)
+
+    def log_volume(self):
+        return jnp.where(self.seen, self.inner.log_volume(), 0)
 
 
 @model_class
@@ -58,32 +87,19 @@ class CensoredExponential(Incomplete):
         return self.complete(params, x)[0][..., 0]
 
     def sample_like(self, params, key, x):
-        raise NotImplementedError("sample_like: when a time that ended would have been censored is not known")
+        why = "when a time that ended would have been censored is not known"
+        raise NotProvidedError(self, "sample_like", why)
 
     def embed(self, x, weights=None):
         return self.model.embed(self.at_start(x)[:, 0], weights)
 
     # --- units: those of the times' guesses ------------------------------------------------------------------------
 
-    def units(self, x, weights=None):
-        seen = x[0] == x[1]
-        return self.model.units(self.at_start(x)[:, 0], weights), seen
+    def units(self, x, weights=None) -> Units:
+        return IntervalUnits(self.model.units(self.at_start(x)[:, 0], weights), x[0] == x[1])
 
-    def origin(self, x, params=None):
-        return None
-
-    def to_units(self, units, x):
-        return x[0] / units[0], x[1] / units[0]
-
-    def params_to_units(self, units, params):
-        return self.model.params_to_units(units[0], params)
-
-    def params_from_units(self, units, params):
-        return self.model.params_from_units(units[0], params)
-
-    def log_volume(self, units):
-        """Only a time that was seen has a density; the others have probabilities, which units do not change."""
-        return jnp.where(units[1], jnp.log(units[0]), 0)
+    def origin(self, x, params=None) -> Units:
+        return Identity()
 
     def degenerate(self, params, n_points):
         return self.model.degenerate(params, n_points)
@@ -100,15 +116,13 @@ class CensoredExponential(Incomplete):
                     f"x[1]: {count} of {len(nan)} rows hold NaN, the first is row {row} (inf: no upper end)"
                 )
 
-    def check_shapes(self, x, params=None):
+    def check(self, x, params=None):
         if not isinstance(x, tuple) or len(x) != 2:
             raise ValueError(f"x: expected the pair (lower [n], upper [n]); got a {type(x).__name__}")
         for part, name in zip(x, ("x[0]", "x[1]"), strict=True):
             check_numbers(part, name)
-        self.model.check_shapes(x[0], params)
-
-    def check(self, x, params=None):
-        self.check_shapes(x, params)
+        if is_traced(x):
+            return
         lower, upper = np.asarray(x[0]), np.asarray(x[1])
         require(lower >= 0, lower, "numbers of at least 0", "x[0]")
         require(upper >= lower, upper, "upper ends of at least the lower ones", "x[1]")

@@ -6,9 +6,18 @@ import jax.numpy as jnp
 
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class
 from jaxem.contract.wrapper import Wrapper
 from jaxem.families.exponential_family import Moments
 from jaxem.numerics.linalg import PRECISION
+
+
+@pytree_class
+class ExpectedFeatures(Posterior):
+    """What is expected of the complete rows: features [n, k, f], given what was seen and the component."""
+
+    features: Any
 
 
 class Incomplete(Wrapper, Family):
@@ -21,25 +30,22 @@ class Incomplete(Wrapper, Family):
 
     model: Any
 
+    #: The features are those of the rows, in their units.
+    posterior_has_units = True
+
     def complete(self, params, x):
         raise NotImplementedError
 
     def at_start(self, x):
         raise NotImplementedError
 
-    @property
-    def row_ndim(self):
-        return self.model.row_ndim
-
-    def component_axes(self):
-        return self.model.component_axes()
-
     def e_step(self, params, x):
-        return EStep(*self.complete(params, self.prepare(x)))
+        features, log_prob = self.complete(params, self.prepare(x))
+        return EStep(ExpectedFeatures(features), log_prob)
 
     def sufficient_statistics(self, resp, x, weights):
         x = self.prepare(x)
-        expected = self.at_start(x)[:, None] if resp is None else resp
+        expected = self.at_start(x)[:, None] if resp is None else resp.features
         count = weights.sum(0)
         return self.moments_of(count, jnp.einsum("nk,nkf->kf", weights, expected, precision=PRECISION))
 
@@ -47,10 +53,7 @@ class Incomplete(Wrapper, Family):
         """The family's statistics from counts [k] and sums of its features [k, f]."""
         return Moments(count, total, total[0, :0])
 
-    def init_components(self, key, x, weights):
-        return self.maximize(self.sufficient_statistics(None, x, weights))
-
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, z, weights):
         return params
 
     def ill_conditioned(self, params):
@@ -58,9 +61,3 @@ class Incomplete(Wrapper, Family):
 
     def shared_log_lik(self, params, stats):
         return 0.0
-
-    def latent_entropy(self, resp):
-        raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
-
-    def latent_divergence(self, resp, other):
-        raise NotImplementedError(f"{type(self).__name__}.latent_divergence")

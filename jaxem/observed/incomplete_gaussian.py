@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.contract import units as _units
-from jaxem.contract.model import model_class, static
+from jaxem.contract.affine import Affine, host_origin, standardize
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import COVARIANCE, LOCATION, AffineUnits, Identity, Units
 from jaxem.families.gaussian import GaussianMoments, GaussianParams
 from jaxem.families.support import RowError, check_vectors
 from jaxem.inputs import arrays
@@ -15,6 +17,7 @@ from jaxem.inputs.covariance_rank import check_ranges
 from jaxem.numerics import linalg
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import LOG_2PI
+from jaxem.numerics.tracing import is_traced
 from jaxem.observed.holes import (
     check_columns_seen,
     column_ranges,
@@ -37,11 +40,47 @@ class SeenRows(NamedTuple):
     noise: Any
 
 
-class SeenUnits(NamedTuple):
-    """Column-wise units, and which entries [n, d] were seen: every one changes the density."""
+@pytree_class
+class SeenUnits(Units):
+    """Column-wise units, and which entries [n, d] were seen: each one changes the density.
 
-    affine: Any
+    full_noise, full: whether the known noise, and the covariances of the params, are matrices.
+    """
+
+    affine: Affine
     seen: Any
+    has_noise: bool = static()
+    full_noise: bool = static()
+    full: bool = static()
+
+    def rows(self, x):
+        values, noise = x if self.has_noise else (x, None)
+        values = self.affine.forth(values)
+        return values if noise is None else (values, self._cov(noise, -1, self.full_noise))
+
+    def rows_back(self, z):
+        values, noise = z if self.has_noise else (z, None)
+        values = self.affine.back(values)
+        return values if noise is None else (values, self._cov(noise, 1, self.full_noise))
+
+    def _cov(self, cov, power, full):
+        """Covariances (or variances) times scale^2 (power 1) or over it (-1)."""
+        scale = self.affine.scale**power
+        full = full and np.ndim(scale)
+        return cov * (scale[:, None] * scale if full else scale**2)
+
+    def params(self, params):
+        return GaussianParams(self.affine.forth(params.mean), self._cov(params.cov, -1, self.full))
+
+    def back(self, params):
+        return GaussianParams(self.affine.back(params.mean), self._cov(params.cov, 1, self.full))
+
+    def log_volume(self):
+        module = np if isinstance(self.seen, np.ndarray) else jnp
+        return self.seen @ module.log(module.broadcast_to(self.affine.scale, self.affine.shift.shape))
+
+    def loses_digits(self, params):
+        return AffineUnits(self.affine, GaussianParams(LOCATION, COVARIANCE)).loses_digits(params)
 
 
 @model_class
@@ -127,7 +166,7 @@ class IncompleteGaussian(Incomplete):
     def moments_of(self, count, total):
         if not self.model.shared:
             return GaussianMoments(count, total, total[0, :0], count)
-        d = total.shape[1] - self.model.n_quadratic(total.shape[1])
+        d = total.shape[1] - self.model.structure.n_quadratic(total.shape[1])
         return GaussianMoments(count, total[:, :d], total[:, d:].sum(0), count)
 
     def degenerate(self, params, n_points):
@@ -163,44 +202,26 @@ class IncompleteGaussian(Incomplete):
     def embed(self, x, weights=None):
         return self.prepare(x).values
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         values, _ = self._parts(x)
         weights = jnp.ones(len(values), values.dtype) if weights is None else weights
         columns, seen = seen_columns(values)
-        each = jax.vmap(lambda column, w: _units.standardize(column[:, None], w * weights, "diag"))(columns, seen)
+        each = jax.vmap(lambda column, w: standardize(column[:, None], w * weights, "diag"))(columns, seen)
         shift, scale = each.shift[:, 0], each.scale[:, 0]
         if self.model.shape == "spherical":
             rows = seen @ weights
             scale = jnp.sqrt((rows * scale**2).sum() / rows.sum())
-        return SeenUnits(_units.Affine(shift, scale), seen.T)
+        return self._seen_units(Affine(shift, scale), seen.T)
 
-    def origin(self, x, params=None):
+    def origin(self, x, params=None) -> Units:
+        if x is None:
+            return Identity() if params is None else self.model.origin(None, params)
         values, _ = self._parts(x)
-        affine = _units.origin(filled(values))
-        return None if affine is None else SeenUnits(affine, (~np.isnan(values)).astype(np.float64))
+        affine = host_origin(filled(values))
+        return Identity() if affine is None else self._seen_units(affine, (~np.isnan(values)).astype(np.float64))
 
-    def to_units(self, units, x):
-        values, noise = self._parts(x)
-        values = _units.to_units(units.affine, values)
-        return values if noise is None else (values, self._cov(noise, units, -1, self.noise == "full"))
-
-    def _cov(self, cov, units, power, full):
-        """Covariances (or variances) times scale^2 (power 1) or over it (-1)."""
-        scale = units.affine.scale**power
-        full = full and scale.ndim
-        return cov * (scale[:, None] * scale if full else scale**2)
-
-    def params_to_units(self, units, params):
-        cov = self._cov(params.cov, units, -1, self.model.shape == "full")
-        return GaussianParams(_units.to_units(units.affine, params.mean), cov)
-
-    def params_from_units(self, units, params):
-        cov = self._cov(params.cov, units, 1, self.model.shape == "full")
-        return GaussianParams(_units.from_units(units.affine, params.mean), cov)
-
-    def log_volume(self, units):
-        module = np if isinstance(units.seen, np.ndarray) else jnp
-        return units.seen @ module.log(module.broadcast_to(units.affine.scale, units.affine.shift.shape))
+    def _seen_units(self, affine, seen):
+        return SeenUnits(affine, seen, self.noise != "none", self.noise == "full", self.model.shape == "full")
 
     # --- checks --------------------------------------------------------------------------------------------------
 
@@ -211,12 +232,12 @@ class IncompleteGaussian(Incomplete):
             require_no_infinity(x[0], "x[0]")
             arrays.check_finite(x[1], "x[1]")
 
-    def check_shapes(self, x, params=None):
+    def _check_shapes(self, x, params):
         if self.noise == "none":
             check_vectors(x)
         else:
             self._check_noise_shape(x)
-        self.model.check_shapes(self._parts(x)[0], params)
+        self.model.check(self._parts(x)[0], params)
 
     def _check_noise_shape(self, x):
         want = "variances [n, d]" if self.noise == "diag" else "covariances [n, d, d]"
@@ -228,7 +249,9 @@ class IncompleteGaussian(Incomplete):
             raise ValueError(f"x[1]: expected noise {want} for {n} rows of {d} columns; got shape {np.shape(x[1])}")
 
     def check(self, x, params=None):
-        self.check_shapes(x, params)
+        self._check_shapes(x, params)
+        if is_traced(x):
+            return
         values, noise = self._parts(x)
         check_columns_seen(values)
         if noise is not None:
@@ -244,7 +267,7 @@ class IncompleteGaussian(Incomplete):
 
     def check_fit(self, x, weights, dtype):
         values = self._parts(x)[0]
-        if not arrays.is_traced(values, weights):
+        if not is_traced(values, weights):
             check_columns_seen(values, weights)
             metric = "spherical" if self.model.shape == "spherical" else "diag"
             check_ranges(*column_ranges(values, weights), metric, dtype)

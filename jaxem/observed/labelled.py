@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.family import Family
-from jaxem.contract.model import EStep, Model, model_class
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Units
 from jaxem.contract.wrapper import Wrapper
-from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
 
 #: The label of a row of which nothing is known.
 UNKNOWN = -1
@@ -22,6 +25,35 @@ class LabelledRows(NamedTuple):
 
     rows: Any
     evidence: Any
+
+
+@pytree_class
+class LabelledUnits(Units):
+    """The units of the rows; what is known of them has none."""
+
+    inner: Units
+
+    @property
+    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.broadcasts
+
+    def rows(self, x):
+        return LabelledRows(self.inner.rows(x.rows), x.evidence)
+
+    def rows_back(self, z):
+        return LabelledRows(self.inner.rows_back(z.rows), z.evidence)
+
+    def params(self, params):
+        return self.inner.params(params)
+
+    def back(self, params):
+        return self.inner.back(params)
+
+    def log_volume(self):
+        return self.inner.log_volume()
+
+    def loses_digits(self, params):
+        return self.inner.loses_digits(params)
 
 
 @model_class
@@ -35,9 +67,29 @@ class Labelled(Wrapper, Family):
 
     model: Any
 
-    @property
-    def row_ndim(self):
-        return self.model.row_ndim
+    @classmethod
+    def taken_over(cls, name, declared):
+        """The method of the wrapped family, called with the rows in place of the labelled rows."""
+        names = list(inspect.signature(declared).parameters)[1:]
+        places = [i for i, argument in enumerate(names) if argument in ("x", "z")]
+        if not places:
+            return super().taken_over(name, declared)
+        at = places[0]
+
+        @functools.wraps(declared)
+        def method(self, *args, **kwargs):
+            args = [*args]
+            if len(args) > at:
+                args[at] = _rows_of(args[at])
+            else:
+                kwargs[names[at]] = _rows_of(kwargs.get(names[at]))
+            return getattr(self.model, name)(*args, **kwargs)
+
+        return method
+
+    @classmethod
+    def own_methods(cls):
+        return super().own_methods() - {"init_components"}
 
     def rows(self, x):
         return LabelledRows(self.model.rows(x.rows), x.evidence)
@@ -45,12 +97,15 @@ class Labelled(Wrapper, Family):
     def prepare(self, x, weights=None, centred=False):
         return LabelledRows(self.model.prepare(x.rows, weights, centred), x.evidence)
 
-    def to_units(self, units, x):
-        return LabelledRows(self.model.to_units(units, x.rows), x.evidence)
-
     def e_step(self, params, x):
         latent, log_prob = self.model.e_step(params, x.rows)
         return EStep(latent, log_prob + jnp.log(x.evidence))
+
+    def units(self, x, weights=None) -> Units:
+        return _with_evidence(self.model.units(x.rows, weights))
+
+    def origin(self, x, params=None) -> Units:
+        return _with_evidence(self.model.origin(_rows_of(x), params))
 
     def sample_like(self, params, key, x):
         """Rows of every component, and nothing known of them: leaves [n, k, ...]."""
@@ -67,37 +122,15 @@ class Labelled(Wrapper, Family):
         return jnp.where(total > 0, both / jnp.where(total > 0, total, 1), share)
 
     def permute(self, params, order):
-        raise NotImplementedError("permute: labels number the components")
-
-    def in_units(self, units):
-        return self
-
-    def component_axes(self):
-        return self.model.component_axes()
+        raise NotProvidedError(self, "permute", "labels number the components")
 
 
-def _of_rows(name):
-    """The method of the wrapped family, called with the rows in place of the labelled rows."""
-    original = getattr(Family, name)
-    names = list(inspect.signature(original).parameters)[1:]
-    at = next(i for i, argument in enumerate(names) if argument in ("x", "z"))
-
-    def method(self, *args, **kwargs):
-        args = [*args]
-        if len(args) > at:
-            args[at] = args[at].rows
-        else:
-            kwargs[names[at]] = kwargs[names[at]].rows
-        return getattr(self.model, name)(*args, **kwargs)
-
-    setattr(Labelled, name, functools.wraps(original)(method))
+def _rows_of(x):
+    return x.rows if isinstance(x, LabelledRows) else x
 
 
-for _name in (
-    *("sufficient_statistics", "embed", "init_components", "units", "origin", "refine", "observed", "n_observations"),
-    *("check_finite", "check", "check_shapes", "check_fit", "conditional_mean"),
-):
-    _of_rows(_name)
+def _with_evidence(units: Units) -> Units:
+    return units if units.is_identity else LabelledUnits(units)
 
 
 def matched(agreement):
@@ -112,7 +145,7 @@ def matched(agreement):
     return jax.lax.fori_loop(0, k, take, (agreement, jnp.arange(k)))[1]
 
 
-def label_rows(component: Model, rows, labels, shape, k):
+def label_rows(component, rows, labels, shape, k):
     """(the family of labelled rows, the rows with their evidence); rows have leading axes of `shape`."""
     dtype = jnp.result_type(*jax.tree.leaves(rows))
     return Labelled(component), LabelledRows(rows, evidence_of(labels, shape, k, dtype))
@@ -120,14 +153,14 @@ def label_rows(component: Model, rows, labels, shape, k):
 
 def evidence_of(labels, shape, k, dtype):
     """A table [*shape, k] from labels [*shape] of int (-1: unknown), or from a table of bool or of numbers >= 0."""
-    if not arrays.is_traced(labels):
+    if not is_traced(labels):
         labels = np.asarray(labels)
         if labels.dtype.kind not in "biuf":
             raise ValueError(f"labels: expected whole numbers, -1 for unknown; got dtype {labels.dtype}")
     if labels.shape == tuple(shape):
         _check_labels(labels, k)
-        known = jax.nn.one_hot(labels, k, dtype=dtype) if arrays.is_traced(labels) else np.eye(k)[labels.astype(int)]
-        module = jnp if arrays.is_traced(labels) else np
+        known = jax.nn.one_hot(labels, k, dtype=dtype) if is_traced(labels) else np.eye(k)[labels.astype(int)]
+        module = jnp if is_traced(labels) else np
         return module.where((labels == UNKNOWN)[..., None], 1, known).astype(dtype)
     if labels.shape != (*shape, k):
         raise ValueError(
@@ -139,7 +172,7 @@ def evidence_of(labels, shape, k, dtype):
 
 
 def _check_labels(labels, k):
-    if arrays.is_traced(labels):
+    if is_traced(labels):
         return
     if labels.dtype.kind == "b":
         raise ValueError("labels: expected whole numbers; got bool (what rows allow is a table with k columns)")
@@ -151,7 +184,7 @@ def _check_labels(labels, k):
 
 
 def _check_table(table):
-    if arrays.is_traced(table):
+    if is_traced(table):
         return
     bad = ~(np.isfinite(table) & (table >= 0)).all(-1)
     empty = ~bad & ~(table > 0).any(-1)

@@ -8,10 +8,14 @@ import numpy as np
 
 from jaxem.contract.family import Family, full_axes
 from jaxem.contract.model import EStep, model_class
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.units import Identity, Units
 from jaxem.contract.wrapper import Wrapper
 from jaxem.families.gaussian import Gaussian
 from jaxem.inputs import arrays
 from jaxem.inputs.covariance_rank import check_ranges
+from jaxem.numerics.tracing import is_traced
 from jaxem.observed.holes import (
     check_columns_seen,
     column_ranges,
@@ -31,11 +35,11 @@ class ColumnRows(NamedTuple):
     seen: Any
 
 
-class ColumnUnits(NamedTuple):
-    """The units of each column [d, ...], and which entries [n, d] were seen: every one changes the density."""
+@pytree_class
+class ColumnPosterior(Posterior):
+    """What each column's family expects of its own, leaves [d, ...]; a missing entry's is one of nothing."""
 
     each: Any
-    seen: Any
 
 
 class PreparedColumns(NamedTuple):
@@ -81,13 +85,6 @@ class Missing(Wrapper, Family):
                 "(jaxem.missing(family) knows what to do for normals)"
             )
 
-    @property
-    def row_ndim(self):
-        return self.model.row_ndim
-
-    def component_axes(self):
-        return self.model.component_axes()
-
     def rows(self, x):
         return arrays.as_rows(holes_as_nan(x))
 
@@ -100,32 +97,13 @@ class Missing(Wrapper, Family):
         data = columns.T[..., None] if self.row_ndim else columns.T
         return ColumnRows(data, seen.T)
 
-    def _axes(self, params):
-        """Where each leaf of params has its columns; -1 for numbers, which have none."""
-        axes = full_axes(self.model)
-        return jax.tree.map(
-            lambda axis, leaf: -1 if self.row_ndim == 0 else 0 if axis is None else 1,
-            axes,
-            params,
-            is_leaf=lambda node: node is None,
-        )
-
     def _by_column(self, params):
         """Params of d families of one column each: leaves [d, k, 1, ...]."""
-
-        def cut(axis, leaf):
-            leaf = jnp.asarray(leaf)
-            return leaf[None] if axis < 0 else jnp.moveaxis(jnp.expand_dims(leaf, axis + 1), axis, 0)
-
-        return jax.tree.map(cut, self._axes(params), params)
+        return params_by_column(self.model, params)
 
     def _joined(self, each):
         """The inverse of `_by_column`."""
-
-        def join(axis, leaf):
-            return leaf[0] if axis < 0 else jnp.squeeze(jnp.moveaxis(leaf, 0, axis), axis + 1)
-
-        return jax.tree.map(join, self._axes(each), each)
+        return params_joined(self.model, each)
 
     # --- the steps: those of every column, side by side ------------------------------------------------------------
 
@@ -140,9 +118,14 @@ class Missing(Wrapper, Family):
         return PreparedColumns(each, seen.T)
 
     def e_step(self, params, x):
-        x = self.prepare(x)
-        resp, log_prob = jax.vmap(lambda p, column: self.model.e_step(p, column))(self._by_column(params), x.each)
-        return EStep(resp, jnp.where(x.seen[..., None] > 0, log_prob, 0).sum(0))
+        if isinstance(x, PreparedColumns):
+            each, seen, axis = x.each, x.seen, 0
+        else:  # rows as they came: the family's direct form
+            each, seen = self._cut(x)
+            seen, axis = seen.T, 1
+        resp, log_prob = jax.vmap(self.model.e_step, (0, axis))(self._by_column(params), each)
+        latent = None if resp is None else ColumnPosterior(resp)
+        return EStep(latent, jnp.where(seen[..., None] > 0, log_prob, 0).sum(0))
 
     def sufficient_statistics(self, resp, x, weights):
         x = self.prepare(x)
@@ -150,7 +133,8 @@ class Missing(Wrapper, Family):
         def one(resp, column, seen):
             return self.model.sufficient_statistics(resp, column, weights * seen[:, None])
 
-        return ColumnStats(weights.sum(0), jax.vmap(one)(resp, x.each, x.seen))
+        each = None if resp is None else resp.each
+        return ColumnStats(weights.sum(0), jax.vmap(one)(each, x.each, x.seen))
 
     def maximize(self, stats, params=None):
         if params is None:
@@ -169,17 +153,13 @@ class Missing(Wrapper, Family):
 
     def pseudo_statistics(self, params, strength, units=None):
         each = self._by_column(params)
-        inner = units.each if isinstance(units, ColumnUnits) else None
+        inner = units.each if isinstance(units, ColumnUnits) else Identity()
         stats = jax.vmap(lambda p, u: self.model.pseudo_statistics(p, strength, u))(each, inner)
         leaf = jax.tree.leaves(params)[0]
         return ColumnStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
 
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, z, weights):
         return params
-
-    def latent_entropy(self, resp):
-        # Of a latent variable per column; a hole's is not one of anything.
-        raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
 
     # --- what was not seen -------------------------------------------------------------------------------------
 
@@ -211,58 +191,96 @@ class Missing(Wrapper, Family):
 
     # --- units of each column ---------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         data, seen = self._cut(x)
         weights = jnp.ones(len(seen), seen.dtype) if weights is None else weights
         each = jax.vmap(lambda column, s: self.model.units(column, weights * s), 1)(data, seen)
-        return None if each is None else ColumnUnits(each, seen)
+        return each if each.is_identity else ColumnUnits(each, seen, self.model, self.row_ndim)
 
-    def origin(self, x, params=None):
-        """The family's own, which moves every column by itself: no `ColumnUnits`, and none is needed for holes."""
-        return self.model.origin(filled(x))
-
-    def to_units(self, units, x):
-        if not isinstance(units, ColumnUnits):
-            return self.model.to_units(units, x)
-        data, seen = self._cut(x)
-        return ColumnRows(jax.vmap(self.model.to_units, (0, 1), 1)(units.each, data), seen)
-
-    def params_to_units(self, units, params):
-        return self._moved(self.model.params_to_units, units, params)
-
-    def params_from_units(self, units, params):
-        return self._moved(self.model.params_from_units, units, params)
-
-    def _moved(self, move, units, params):
-        if not isinstance(units, ColumnUnits):
-            return move(units, params)
-        return self._joined(jax.vmap(move)(units.each, self._by_column(params)))
-
-    def log_volume(self, units):
-        if not isinstance(units, ColumnUnits):
-            return self.model.log_volume(units)
-        return units.seen @ jax.vmap(lambda each: jnp.asarray(self.model.log_volume(each)))(units.each)
+    def origin(self, x, params=None) -> Units:
+        """The family's own, which moves every column by itself, missing entries too."""
+        return self.model.origin(None if x is None else filled(x), params)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
     def check_finite(self, x):
         require_no_infinity(x)
 
-    def check_shapes(self, x, params=None):
-        self.model.check_shapes(x, params)
-
     def check(self, x, params=None):
-        self.check_shapes(x, params)
+        if is_traced(x):
+            return self.model.check(x, params)
+        if np.ndim(x) not in (1, 2):
+            return self.model.check(x, params)
         x = np.asarray(x)
         check_columns_seen(x if x.ndim == 2 else x[:, None])
         self.model.check(filled(x), params)
 
     def check_fit(self, x, weights, dtype):
-        if arrays.is_traced(x, weights):
+        if is_traced(x, weights):
             return
         check_columns_seen(x if x.ndim == 2 else x[:, None], weights)
         if isinstance(self.model, Gaussian):  # the others ask for no spread
             check_ranges(*column_ranges(x, weights), "diag", dtype)
+
+
+@pytree_class
+class ColumnUnits(Units):
+    """The units of each column, leaves [d, ...], and which entries [n, d] were seen: each one changes the density."""
+
+    each: Units
+    seen: Any
+    family: Any
+    row_ndim: int = static(default=1)
+
+    def rows(self, x):
+        if isinstance(x, ColumnRows):
+            data, seen = x
+        else:
+            columns, seen = seen_columns(x)
+            data, seen = (columns.T[..., None] if self.row_ndim else columns.T), seen.T
+        return ColumnRows(jax.vmap(lambda units, column: units.rows(column), (0, 1), 1)(self.each, data), seen)
+
+    def params(self, params):
+        return self._moved(lambda units, p: units.params(p), params)
+
+    def back(self, params):
+        return self._moved(lambda units, p: units.back(p), params)
+
+    def _moved(self, move, params):
+        moved = jax.vmap(move)(self.each, params_by_column(self.family, params))
+        return params_joined(self.family, moved)
+
+    def log_volume(self):
+        return self.seen @ jax.vmap(lambda units: jnp.asarray(units.log_volume()))(self.each)
+
+
+def _column_axes(family, params):
+    """Where each leaf of params has its columns; -1 for numbers, which have none."""
+    return jax.tree.map(
+        lambda axis, leaf: -1 if family.row_ndim == 0 else 0 if axis is None else 1,
+        full_axes(family),
+        params,
+        is_leaf=lambda node: node is None,
+    )
+
+
+def params_by_column(family, params):
+    """Params of d families of one column each, leaves [d, k, 1, ...], from those of one family of d columns."""
+
+    def cut(axis, leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf[None] if axis < 0 else jnp.moveaxis(jnp.expand_dims(leaf, axis + 1), axis, 0)
+
+    return jax.tree.map(cut, _column_axes(family, params), params)
+
+
+def params_joined(family, each):
+    """The inverse of `params_by_column`."""
+
+    def join(axis, leaf):
+        return leaf[0] if axis < 0 else jnp.squeeze(jnp.moveaxis(leaf, 0, axis), axis + 1)
+
+    return jax.tree.map(join, _column_axes(family, each), each)
 
 
 def missing(family: Family, noise: str = "none") -> Family:

@@ -8,21 +8,29 @@ import numpy as np
 
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Identity, SequenceUnits, Units
 from jaxem.contract.wrapper import Wrapper
 from jaxem.families.support import RowError
 from jaxem.inputs import arrays
 from jaxem.inputs.sequences import (
     Prepared,
     Sequences,
-    SequenceUnits,
     as_sequences,
     from_time_rows,
     inside,
     pad_sequences,
     time_rows,
     time_weights,
-    volume_of_sequences,
 )
+
+
+@pytree_class
+class GroupPosterior(Posterior):
+    """What the family expects of its own of every row; that of a group is not worked out."""
+
+    rows: Any
 
 
 class GroupStats(NamedTuple):
@@ -53,13 +61,6 @@ class Repeated(Wrapper, Family):
 
     model: Any
 
-    @property
-    def row_ndim(self):
-        return jax.tree.map(lambda ndim: ndim + 1, self.model.row_ndim)
-
-    def component_axes(self):
-        return self.model.component_axes()
-
     # --- data: a row is a group -------------------------------------------------------------------------------------
 
     def rows(self, x) -> Sequences:
@@ -83,16 +84,18 @@ class Repeated(Wrapper, Family):
         return Prepared(self.model.prepare(time_rows(x), weights, centred), x.lengths, jnp.zeros((m, g, 0), x.dtype))
 
     def e_step(self, params, x):
-        x = self.prepare(x)
+        x = x if isinstance(x, Prepared) else self.rows(x)
         g, m = x.shape
-        latent, log_prob = self.model.e_step(params, x.data)
+        latent, log_prob = self.model.e_step(params, x.data if isinstance(x, Prepared) else time_rows(x))
         log_prob = log_prob.reshape(m, g, -1)
         mask = inside(x.lengths, m)
+        latent = None if latent is None else GroupPosterior(latent)
         return EStep(latent, (log_prob if mask is None else jnp.where(mask[..., None], log_prob, 0)).sum(0))
 
     def sufficient_statistics(self, resp, x, weights):
         x = self.prepare(x)
-        rows = self.model.sufficient_statistics(resp, x.data, self._of_rows(weights, x.lengths, x.shape[1]))
+        latent = None if resp is None else resp.rows
+        rows = self.model.sufficient_statistics(latent, x.data, self._of_rows(weights, x.lengths, x.shape[1]))
         return GroupStats(weights.sum(0), rows)
 
     def _of_rows(self, weights, lengths, m):
@@ -116,17 +119,13 @@ class Repeated(Wrapper, Family):
         return self.model.shared_log_lik(params, stats.rows)
 
     def pseudo_statistics(self, params, strength, units=None):
-        stats = self.model.pseudo_statistics(params, strength, None if units is None else units.rows)
+        stats = self.model.pseudo_statistics(params, strength, (units or Identity()).inner)
         leaf = jax.tree.leaves(params)[0]
         return GroupStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
 
-    def refine(self, params, resp, z, weights=None):
-        resp = resp if weights is None else resp * weights[:, None]
+    def refined(self, params, z, weights):
         z = self.rows(z)
-        return self.model.refine(params, self._of_rows(resp, z.lengths, z.shape[1]), time_rows(z))
-
-    def latent_entropy(self, resp):
-        raise NotImplementedError(f"{type(self).__name__}.latent_entropy")
+        return self.model.refined(params, time_rows(z), self._of_rows(weights, z.lengths, z.shape[1]))
 
     def embed(self, x, weights=None):
         """The mean of each group's rows, in the family's own coordinates."""
@@ -152,38 +151,20 @@ class Repeated(Wrapper, Family):
 
     # --- units are those of the rows -----------------------------------------------------------------------------
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         x = self.rows(x)
         units = self.model.units(time_rows(x), time_weights(x, weights))
-        return None if units is None else SequenceUnits(units, x.n_observations)
+        return units if units.is_identity else SequenceUnits(units, x.n_observations)
 
-    def origin(self, x, params=None):
-        x = self.rows(x)
-        origin = self.model.origin(time_rows(x), params)
-        return None if origin is None else SequenceUnits(origin, x.n_observations)
-
-    def to_units(self, units, x):
-        x = self.rows(x)
-        if units is None:
-            return x
-        return x._replace(values=from_time_rows(self.model.to_units(units.rows, time_rows(x)), *x.shape))
-
-    def params_to_units(self, units, params):
-        return params if units is None else self.model.params_to_units(units.rows, params)
-
-    def params_from_units(self, units, params):
-        return params if units is None else self.model.params_from_units(units.rows, params)
-
-    def log_volume(self, units):
-        return 0.0 if units is None else volume_of_sequences(units, self.model.log_volume(units.rows))
+    def origin(self, x, params=None) -> Units:
+        rows = None if x is None else self.rows(x)
+        origin = self.model.origin(None if rows is None else time_rows(rows), params)
+        return origin if origin.is_identity else SequenceUnits(origin, None if rows is None else rows.n_observations)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
     def check_finite(self, x):
         self.model.check_finite(self.rows(x).values)
-
-    def check_shapes(self, x, params=None):
-        self.model.check_shapes(time_rows(self.rows(x)), params)
 
     def check(self, x, params=None):
         x = self.rows(x)

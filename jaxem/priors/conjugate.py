@@ -1,16 +1,21 @@
 """Conjugate priors as pseudo-statistics: what is believed counts like rows that were seen."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.capabilities import Conjugate, Pools, provides
 from jaxem.contract.constraints import Constraint
-from jaxem.contract.model import model_class
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.frame import Frame
+from jaxem.contract.model import Model, model_class
+from jaxem.contract.pytree import in_data_units
+from jaxem.contract.units import Identity
 from jaxem.contract.wrapper import SameDensity
 from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
 
 
 @model_class
@@ -43,12 +48,17 @@ class WithPrior(SameDensity):
     """
 
     model: Any
-    params: Any
+    params: Any = in_data_units()
     strength: Any = 1.0
-    given_in: Any = None
+    given_in: Any = in_data_units("units", default=None)
+
+    withholds = (Conjugate, Pools)
 
     def __post_init__(self):
-        if not arrays.is_traced(self.strength):
+        if isinstance(self.model, Model) and not provides(self.model, Conjugate):
+            name = type(self.model).__name__
+            raise NotProvidedError(self.model, "pseudo_statistics", f"{name} has a part without a conjugate prior")
+        if not is_traced(self.strength):
             for leaf in jax.tree.leaves(self.strength):
                 if isinstance(leaf, (int, float, np.ndarray)) and not (np.isfinite(leaf).all() and np.all(leaf >= 0)):
                     raise ValueError(f"strength: expected numbers of at least 0; got {leaf!r}")
@@ -71,10 +81,6 @@ class WithPrior(SameDensity):
         q = self.model.expected_log_joint
         return self.model.log_prior(params) + q(params, stats) - q(mode, stats)
 
-    def in_units(self, units):
-        moved = self.model.params_to_units(units, self.params)
-        return dataclasses.replace(self, model=self.model.in_units(units), params=moved, given_in=units)
-
     def degenerate(self, params, n_points):
         """With a share of the prior in every leaf the objective is bounded: its maximum is one, however tight."""
         proper = jnp.stack([jnp.min(jnp.asarray(leaf)) > 0 for leaf in jax.tree.leaves(self.strength)]).all()
@@ -88,7 +94,7 @@ class WithPrior(SameDensity):
     def ill_conditioned(self, params):
         return None
 
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, resp, z, weights=None):
         return params
 
 
@@ -105,15 +111,14 @@ def weak_prior(model, x, strength=1.0, weights=None) -> WithPrior:
     >>> bool((every.status == jaxem.Status.DEGENERATE).any())
     False
     """
+    if not provides(model, Pools):
+        raise NotProvidedError(model, "pooled", f"{type(model).__name__} cannot say what a single component would be")
     rows = arrays.on_host(model.rows(x))
     model.check_finite(rows)
     model.check(rows)
-    origin = model.origin(rows)
-    rows = jax.tree.map(jnp.asarray, rows if origin is None else model.to_units(origin, rows))
-    dtype = jnp.result_type(*jax.tree.leaves(rows))
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*jax.tree.leaves(rows)))
+    host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
+    frame = Frame.of(model, rows, None, dtype) if host else Frame(Identity(), dtype)
+    rows = frame.rows(rows)
     weights = None if weights is None else jnp.asarray(arrays.as_weights(weights, arrays.n_rows(rows), dtype))
-    params = model.pooled(rows, weights)
-    if origin is not None:
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-        params = model.params_from_units(origin, params)
-    return WithPrior(model, params, strength)
+    return WithPrior(model, frame.params_back(model.pooled(rows, weights)), strength)

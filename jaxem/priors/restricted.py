@@ -9,7 +9,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxem.contract.constraints import Constraint, Fixed, Simplex, constrain, movable, unconstrain
-from jaxem.contract.model import model_class, static
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.model import model_class
+from jaxem.contract.pytree import in_data_units, pytree_class, static
+from jaxem.contract.units import Units
 from jaxem.contract.wrapper import SameDensity
 from jaxem.inputs.arrays import as_start
 from jaxem.numerics.newton import climb
@@ -97,7 +100,7 @@ class Restricted(SameDensity):
     """
 
     model: Any
-    params: Any
+    params: Any = in_data_units()
     restrictions: tuple = static(default=())
 
     def constraints(self):
@@ -108,18 +111,18 @@ class Restricted(SameDensity):
         ]
         return jax.tree.unflatten(tree, every)
 
-    def settle(self, params):
+    def settled(self, params):
         leaves, tree = jax.tree.flatten(params)
         places = jax.tree.leaves(self.constraints(), is_leaf=_is_constraint)
         rows = zip(places, self.restrictions, leaves, jax.tree.leaves(self.params), strict=True)
         settled = [_settled(place, rule, leaf, jnp.asarray(held, leaf.dtype)) for place, rule, leaf, held in rows]
-        return self.model.settle(jax.tree.unflatten(tree, settled))
+        return jax.tree.unflatten(tree, settled)
 
     def init(self, key, x, weights=None, kind=0):
-        return self.settle(self.model.init(key, x, weights, kind))
+        return self.settled(self.model.init(key, x, weights, kind))
 
     def maximize(self, stats, params=None):
-        guess = self.settle(self.model.maximize(stats, params))
+        guess = self.settled(self.model.maximize(stats, params))
         free = unconstrain(self, guess)
         flat, unravel = ravel_pytree(free)
         moving = np.flatnonzero(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self._moving(free))]))
@@ -135,7 +138,7 @@ class Restricted(SameDensity):
             before = ravel_pytree(unconstrain(self, params))[0][moving]
             start = jnp.where(height(before) > height(start), before, start)
         found = climb(height, start)
-        return self.settle(constrain(self, unravel(flat.at[moving].set(found))))
+        return self.settled(constrain(self, unravel(flat.at[moving].set(found))))
 
     def _moving(self, free):
         """Which coordinates move, as arrays of the host: the structure says so, whatever the values."""
@@ -143,11 +146,11 @@ class Restricted(SameDensity):
         with jax.ensure_compile_time_eval():
             return jax.tree.map(np.asarray, movable(self, shapes))
 
-    def refine(self, params, resp, z, weights=None):
+    def refined(self, params, resp, z, weights=None):
         return params
 
     def permute(self, params, order):
-        raise NotImplementedError("permute: components have restrictions of their own")
+        raise NotProvidedError(self, "permute", "components have restrictions of their own")
 
     # Statistics of the centred form have no Q to climb.
 
@@ -159,15 +162,51 @@ class Restricted(SameDensity):
 
     # --- units that keep columns apart: what is held or tied in the data's units is so in these ----------------------
 
-    def units(self, x, weights=None):
-        return _columnwise(self.model.units(x, weights))
+    def units(self, x, weights=None) -> Units:
+        return RestrictedUnits(_columnwise(self.model.units(x, weights)), self)
 
-    def origin(self, x, params=None):
-        return _columnwise(self.model.origin(x, params))
+    def origin(self, x, params=None) -> Units:
+        origin = _columnwise(self.model.origin(x, params))
+        return origin if origin.is_identity else RestrictedUnits(origin, self)
 
-    def in_units(self, units):
-        moved = self.model.params_to_units(units, self.params)
-        return dataclasses.replace(self, model=self.model.in_units(units), params=moved)
+
+@pytree_class
+class RestrictedUnits(Units):
+    """The units of a restricted model: params that move keep what is held and tied, to the bit.
+
+    restricted: the model in the data's units.
+    """
+
+    inner_units: Units
+    restricted: Any
+
+    broadcasts = False
+
+    @property
+    def inner(self) -> Units:
+        return self.inner_units.inner  # pyright: ignore[reportAttributeAccessIssue]
+
+    def rows(self, x):
+        return self.inner_units.rows(x)
+
+    def rows_back(self, z):
+        return self.inner_units.rows_back(z)
+
+    def params(self, params):
+        moved = self.inner_units.params(params)
+        return self.inner_units.model(self.restricted).settled(moved)
+
+    def back(self, params):
+        return self.restricted.settled(self.inner_units.back(params))
+
+    def log_volume(self):
+        return self.inner_units.log_volume()
+
+    def loses_digits(self, params):
+        return self.inner_units.loses_digits(params)
+
+    def model(self, model):
+        return self.inner_units.model(model)
 
 
 def _is_constraint(node):

@@ -88,12 +88,12 @@ class Case:
 
     @cached_property
     def z(self):
-        return compiled(self.model.to_units)(self.units, self.x)
+        return compiled(lambda units, x: units.rows(x))(self.units, self.x)
 
     @cached_property
     def inner(self):
         """The model with its hyperparameters in standard units."""
-        return on_host(self.model.in_units(self.units))
+        return on_host(self.units.model(self.model))
 
     @cached_property
     def starts(self):
@@ -104,11 +104,12 @@ class Case:
     @cached_property
     def points(self):
         """The starts in standard units."""
-        return [self.params_to_units(self.units, start) for start in self.starts]
+        return [self.params_in_units(self.units, start) for start in self.starts]
 
     @cached_property
-    def params_to_units(self):
-        return compiled(self.model.params_to_units)
+    def params_in_units(self):
+        """(units, params) -> params in standard units."""
+        return compiled(lambda units, params: units.params(params))
 
     @cached_property
     def rng(self):

@@ -1,0 +1,187 @@
+"""The coordinates of a computation on the host: rows and params go in, and what comes out is carried back.
+
+float32 keeps 7 digits. Rows of float64 that lie far from 0 lose theirs when they are rounded, so their origin is moved
+first, in float64, and whatever is computed is carried back in float64. A `Frame` does both, for a fit and for what is
+asked after it. Inside the compiled programs the model's standard `units` do the rest.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxem.contract.affine import FAR
+from jaxem.contract.parts import any_part
+from jaxem.contract.units import Identity, Units, each_copy
+from jaxem.inputs import arrays
+from jaxem.numerics.tracing import is_traced
+
+
+class Frame(NamedTuple):
+    """Host coordinates, and the dtype of the programs that compute in them.
+
+    units: from the data's coordinates to those, on the host; `Identity` where nothing has to be moved.
+    """
+
+    units: Units
+    dtype: Any
+
+    @classmethod
+    def of(cls, model, rows, params, dtype) -> "Frame":
+        """The frame for rows (or None) and params (or None) of a model, all on the host, and programs in `dtype`."""
+        if dtype != np.float32 or not model.additive:
+            return cls(Identity(), dtype)
+        return cls(model.origin(rows, params), dtype)
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is moved."""
+        return not self.units.is_identity
+
+    # --- going in -----------------------------------------------------------------------------------------------
+
+    def model(self, model):
+        """The model with its hyperparameters in this frame."""
+        return self.units.model(model)
+
+    def rows(self, rows):
+        """Rows on the device, moved before they are rounded."""
+        if self.moves:
+            rows = arrays.map_rows(self.units.rows, rows, self.dtype)
+        return jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), rows)
+
+    def params(self, params, batch=False):
+        """Params as NumPy arrays of the frame's dtype, moved before they are rounded; batch: with a leading axis."""
+        if is_traced(params):
+            return jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
+        if self.moves:
+            params = self._on_host(self.units.params, params, batch)
+        return jax.tree.map(lambda leaf: np.asarray(leaf).astype(self.dtype), params)
+
+    # --- coming out ---------------------------------------------------------------------------------------------
+
+    def params_back(self, params, batch=False, judged=None):
+        """Params in the data's units: on the device, or as NumPy arrays of float64 where float32 cannot hold them.
+
+        Args:
+            params: in this frame.
+            batch: whether they have a leading axis.
+            judged: which entries of that axis decide whether float32 can hold them (all, if None).
+        """
+        if not self.moves:
+            return params
+        wide = self._on_host(self.units.back, params, batch)
+        if self.units.loses_digits(wide if judged is None else jax.tree.map(lambda leaf: leaf[judged], wide)):
+            return wide
+        return jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), wide)
+
+    def _on_host(self, move, params, batch):
+        """move(params), of each entry of their leading axis where the units ask for that."""
+        return _wide(partial(each_copy, move) if batch and not self.units.broadcasts else move, params)
+
+    def rows_back(self, rows):
+        """Rows of the data: on the device, or as NumPy arrays of float64 where float32 cannot hold them."""
+        if not self.moves:
+            return rows
+        wide = _wide(self.units.rows_back, rows)
+        far = any(_is_far(leaf) for leaf in jax.tree.leaves(wide))
+        return wide if far else jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), wide)
+
+    def log_prob_back(self, log_prob):
+        """Log densities of rows of the data [n]."""
+        volume = self.units.log_volume()
+        if not self.moves or not np.any(volume):
+            return log_prob
+        return arrays.on_device(np.asarray(log_prob, np.float64) - volume, self.dtype)
+
+    def total_back(self, value, weights):
+        """A log-likelihood (or objective, or a history of them) of all rows, total in nats, of the data."""
+        volume = self.volume(weights)
+        return arrays.on_device(np.asarray(value, np.float64) - volume, self.dtype) if volume else value
+
+    def volume(self, weights) -> float:
+        """What the log-likelihood of all rows of these weights is larger by in this frame, in nats."""
+        if not self.moves:
+            return 0.0
+        return float(np.sum(np.asarray(weights, np.float64) * self.units.log_volume()))
+
+
+def _wide(function, tree):
+    """function(tree) in float64 on the host, whatever JAX's own default is."""
+    with jax.enable_x64(True):
+        moved = function(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree))
+        return jax.tree.map(np.asarray, moved)
+
+
+def _is_far(rows):
+    """Whether the rows [n, ...] lie so far from 0, compared with their spread, that rounding to float32 shows."""
+    rows = rows.reshape(len(rows), -1)
+    with np.errstate(all="ignore"):
+        return bool((np.abs(np.nanmean(rows, 0)) > FAR * np.nanstd(rows, 0)).any()) and rows.dtype.kind == "f"
+
+
+# --- what a method gives back: how it leaves the frame that it was called in ----------------------------------------
+
+
+def unchanged(frame: Frame, outcome):
+    """Probabilities, hidden values, entropies: they have no units."""
+    return outcome
+
+
+def log_densities(frame: Frame, outcome):
+    """log p(x_i) [n]."""
+    return frame.log_prob_back(outcome)
+
+
+def data_rows(frame: Frame, outcome):
+    """Rows like those of the data."""
+    return frame.rows_back(outcome)
+
+
+def hidden_and_rows(frame: Frame, outcome):
+    """(hidden values, rows)."""
+    return outcome[0], frame.rows_back(outcome[1])
+
+
+def model_params(frame: Frame, outcome):
+    """Params of the model."""
+    return frame.params_back(outcome)
+
+
+def expectations(frame: Frame, outcome):
+    """An `EStep`."""
+    return outcome._replace(log_prob=frame.log_prob_back(outcome.log_prob))
+
+
+def called_in_frame(model, program, gives, arguments: dict) -> Any:
+    """program(model, **arguments), computed in the frame that the arguments call for."""
+    frame = _frame_of_call(model, arguments)
+    as_they_are = "resp" in arguments and any_part(model, "posterior_has_units")
+    if frame is None or as_they_are:
+        return program(model, **arguments)
+    moved = dict(arguments)
+    for name in ("x", "future"):
+        if name in moved:
+            moved[name] = frame.rows(moved[name])
+    if "params" in moved:
+        moved["params"] = frame.params(moved["params"])
+    outcome = gives(frame, program(frame.model(model), **moved))
+    if gives is expectations and any_part(model, "posterior_has_units"):
+        return outcome._replace(resp=program(model, **arguments).resp)
+    return outcome
+
+
+def _frame_of_call(model, arguments) -> Frame | None:
+    """The frame for the rows and params of a call; None where they are used as they are."""
+    rows, params = arguments.get("x"), arguments.get("params")
+    leaves = jax.tree.leaves((rows, params))
+    if not leaves or is_traced(model, leaves) or jax.config.jax_enable_x64:
+        return None
+    if not any(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in leaves):
+        return None
+    rows, params = arrays.on_host(rows), arrays.on_host(params)
+    if not all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((rows, params))):
+        return None
+    frame = Frame.of(model, rows, params, np.dtype(np.float32))
+    return frame if frame.moves else None

@@ -1,0 +1,17 @@
+"""What a model or a family is made of: the other models and families in its fields."""
+
+import dataclasses
+
+
+def parts_of(part) -> list:
+    """The models and families in the fields of a model or family."""
+    found = []
+    for field in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
+        value = getattr(part, field.name)
+        found += [each for each in (value if isinstance(value, tuple) else (value,)) if hasattr(each, "e_step")]
+    return found
+
+
+def any_part(part, name: str) -> bool:
+    """Whether the attribute `name` is true of a model or family, or of any part of it."""
+    return bool(getattr(part, name, False)) or any(any_part(each, name) for each in parts_of(part))

@@ -1,0 +1,124 @@
+"""Posteriors: the distribution over hidden values that an E-step finds, as an object."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+
+from jaxem.contract.capabilities import Discrete, provides
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.pytree import pytree_class
+
+
+class Posterior:
+    """A distribution q over the hidden values of n examples: the base of the records that E-steps return.
+
+    A subclass, decorated with `pytree_class`, writes those of the methods that it has an answer for. `as_posterior`
+    makes a plain array of responsibilities one.
+    """
+
+    def marginals(self) -> jax.Array:
+        """The marginal probabilities of the hidden values as one array, [n, k]; for a chain [n, t, k]."""
+        raise NotProvidedError(self, "marginals")
+
+    def entropy(self) -> jax.Array:
+        """The entropy H(q_i) of all hidden variables of each example [n], in nats."""
+        raise NotProvidedError(self, "entropy")
+
+    def assignment_entropy(self) -> jax.Array:
+        """The entropy of the discrete hidden value (component, path of states) alone [n], in nats."""
+        raise NotProvidedError(self, "assignment_entropy")
+
+    def kl(self, other) -> jax.Array:
+        """KL(q_i || p_i) [n], in nats, to another posterior p of the same model."""
+        raise NotProvidedError(self, "kl")
+
+    def tempered(self, exponent) -> "Posterior":
+        """The distribution raised to a power and normalised."""
+        raise NotProvidedError(self, "tempered")
+
+    def hardened(self) -> tuple["Posterior", jax.Array]:
+        """All of the probability on the most probable hidden values z, and log q_i(z_i) [n]."""
+        raise NotProvidedError(self, "hardened")
+
+    def draw(self, key) -> jax.Array:
+        """Hidden values drawn from the posterior: [n] of int; for a chain [n, t]."""
+        raise NotProvidedError(self, "draw")
+
+
+class Responsibilities(Posterior):
+    """Methods of a posterior that has `resp` [n, k] and, in `component`, the components' own posteriors (or None)."""
+
+    resp: Any
+    component: Any
+
+    def with_resp(self, resp) -> Any:
+        """The same with other responsibilities."""
+        return dataclasses.replace(self, resp=resp)  # type: ignore[type-var]
+
+    def marginals(self):
+        return self.resp
+
+    def assignment_entropy(self):
+        return -xlogy(self.resp, self.resp).sum(-1)
+
+    def entropy(self):
+        own = self.assignment_entropy()
+        return own if self.component is None else own + (self.resp * self.component.entropy()).sum(-1)
+
+    def kl(self, other):
+        other = as_posterior(other)
+        own = (xlogy(self.resp, self.resp) - xlogy(self.resp, other.resp)).sum(-1)
+        return own if self.component is None else own + (self.resp * self.component.kl(other.component)).sum(-1)
+
+    def tempered(self, exponent):
+        logs = jnp.log(self.resp)
+        return self.with_resp(jax.nn.softmax(exponent * (logs - logs.max(-1, keepdims=True)), -1))
+
+    def hardened(self):
+        best = jax.nn.one_hot(jnp.argmax(self.resp, -1), self.resp.shape[-1], dtype=self.resp.dtype)
+        return self.with_resp(best), jnp.log((best * self.resp).sum(-1))
+
+    def draw(self, key):
+        return jax.random.categorical(key, jnp.log(self.resp))
+
+
+@pytree_class
+class MixturePosterior(Responsibilities):
+    """Responsibilities [n, k], and the posterior of what the components have hidden of their own (None: nothing)."""
+
+    resp: Any
+    component: Any = None
+
+
+def as_posterior(resp) -> Any:
+    """`resp`, or responsibilities [n, k] by themselves as a posterior."""
+    return resp if isinstance(resp, Posterior) else MixturePosterior(resp)
+
+
+def as_resp(posterior) -> Any:
+    """The inverse of `as_posterior`: responsibilities by themselves are a plain array."""
+    plain = isinstance(posterior, MixturePosterior) and posterior.component is None
+    return posterior.resp if plain else posterior
+
+
+@pytree_class
+class Opaque(Posterior):
+    """What an E-step expects, of which nothing is known but that the M-step takes it."""
+
+    resp: Any
+
+    def marginals(self):
+        return self.resp
+
+
+def posterior_of(model, resp) -> Any:
+    """The posterior that `resp` of a model's E-step stands for.
+
+    An array is one of responsibilities if the model has a discrete hidden value (`Discrete`), else nothing is known.
+    """
+    if isinstance(resp, Posterior):
+        return resp
+    return as_posterior(resp) if provides(model, Discrete) else Opaque(resp)

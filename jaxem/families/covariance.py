@@ -1,0 +1,336 @@
+"""Structures of covariance matrices: what a normal family needs to know of full, diagonal and spherical ones.
+
+A structure says in which array a covariance is kept, which features its rows need, and how the M-step gets it from
+their sums. `Gaussian` does the rest, once for all structures; whether all components share a covariance is its concern
+too. Arrays `cov` have any leading axes (k, or none where the covariance is shared) before the axes of one covariance.
+
+Three forms of second moments occur:
+
+    quadratic   as features, flat: [..., q]
+    second      the same, as `outer(mean)` has it: [..., d, d], [..., d], or [..., 1] for the squared norm
+    scatter     of whitened rows, in the centred form: [..., d, d], or [..., d]
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.constraints import Constraint, Positive, PositiveDefinite
+from jaxem.numerics import linalg
+from jaxem.numerics.linalg import PRECISION
+
+
+class Covariance:
+    """The interface of a structure; a new one is a subclass, and a line in `jaxem.families.gaussian.STRUCTURES`."""
+
+    #: Its name, and the kind of standard units that keep the structure, see `jaxem.contract.affine.standardize`.
+    name: str
+
+    # --- the params ----------------------------------------------------------------------------------------------
+
+    def shape(self, d: int) -> tuple[int, ...]:
+        """The shape of one covariance of d columns."""
+        raise NotImplementedError
+
+    def constraint(self, floor) -> Constraint:
+        """Where covariances live whose eigenvalues are at least `floor`."""
+        raise NotImplementedError
+
+    def identity(self, cov):
+        """Covariances I in the place of `cov`."""
+        raise NotImplementedError
+
+    # --- densities -----------------------------------------------------------------------------------------------
+
+    def quadratic(self, columns):
+        """The quadratic features [q, n] of the columns [d, n] of rows."""
+        raise NotImplementedError
+
+    def n_quadratic(self, n_features: int) -> int:
+        """How many of n_features features [x, quadratic(x)] are quadratic."""
+        raise NotImplementedError
+
+    def natural(self, mean, cov):
+        """The natural parameters of the linear [k, d] and of the quadratic features [..., q]."""
+        raise NotImplementedError
+
+    def half_log_det(self, cov, d: int):
+        """Half the log determinant, [...]."""
+        raise NotImplementedError
+
+    def inverse_factor(self, cov, d: int):
+        """L^-1 with cov = L L^T: [..., d, d], or its diagonal as a row [..., 1, d]."""
+        raise NotImplementedError
+
+    def whiten(self, factor, y):
+        """L^-1 y of rows y [n, d] for one inverse factor."""
+        raise NotImplementedError
+
+    def diagonal(self, factor):
+        """The diagonal [d] of one inverse factor."""
+        raise NotImplementedError
+
+    def colour(self, cov, noise):
+        """L noise, of standard normal noise [n, k, d]."""
+        raise NotImplementedError
+
+    # --- the M-step ----------------------------------------------------------------------------------------------
+
+    def unpack(self, quadratic):
+        """Sums of the quadratic features as second moments."""
+        return quadratic
+
+    def outer(self, mean):
+        """The second moments of a mean [..., d]."""
+        raise NotImplementedError
+
+    def from_second(self, second, d: int):
+        """The covariance that has these central second moments."""
+        return second
+
+    def expected_quadratic(self, cov, d: int):
+        """The quadratic features [..., q] that a centred row of this covariance has on average."""
+        raise NotImplementedError
+
+    def variance(self, cov):
+        """The data's own variance, to which the floor is relative, from their covariance."""
+        return cov
+
+    def combined(self, cov, rows):
+        """The covariances of k components from those that each would have by itself, which rest on rows [k].
+
+        It is for structures in which components share a part of their covariances: a volume, a shape, an orientation.
+        """
+        return cov
+
+    def clamp(self, cov, floor):
+        """cov with eigenvalues of at least `floor`."""
+        return jnp.maximum(cov, floor)
+
+    def scatter(self, y, weights):
+        """The weighted scatter of the rows y [n, d] of one component, weights [n]."""
+        return weights @ (y * y)
+
+    def scatters(self, y, weighted):
+        """The weighted scatters [k, ...] of rows y [k, n, d]; weighted is y times the weights."""
+        return (weighted * y).sum(1)
+
+    def scatter_of_mean(self, shift):
+        """The scatter of a single row shift [..., d]."""
+        return shift * shift
+
+    def moved(self, cov, shift, scatter):
+        """(step of the mean, new covariance) from the whitened rows' mean shift and their scatter about it."""
+        raise NotImplementedError
+
+    # --- conditioning --------------------------------------------------------------------------------------------
+
+    def precision_norm(self, cov, d: int):
+        """The Frobenius norm of the precision matrix, [...]."""
+        raise NotImplementedError
+
+    def smallest_eigenvalues(self, cov, pooled, d: int):
+        """The smallest eigenvalue of cov, and the smallest relative to the covariance `pooled`; [...] both."""
+        raise NotImplementedError
+
+
+class Full(Covariance):
+    """Any positive definite matrix, [..., d, d]."""
+
+    name = "full"
+
+    def shape(self, d):
+        return (d, d)
+
+    def constraint(self, floor):
+        return PositiveDefinite(floor)
+
+    def identity(self, cov):
+        return jnp.broadcast_to(jnp.eye(cov.shape[-1], dtype=cov.dtype), cov.shape)
+
+    def quadratic(self, columns):
+        rows, cols = linalg.tril_indices(columns.shape[0])
+        return columns[rows] * columns[cols]
+
+    def n_quadratic(self, n_features):
+        return n_features - int((np.sqrt(9 + 8 * n_features) - 3) / 2)
+
+    def natural(self, mean, cov):
+        inverse = linalg.inverse_cholesky(cov)
+        precision = jnp.swapaxes(inverse, -1, -2) @ inverse
+        linear = (precision @ mean[..., None])[..., 0]
+        rows, cols = linalg.tril_indices(mean.shape[-1])
+        return linear, precision[..., rows, cols] * jnp.where(rows == cols, -0.5, -1.0).astype(mean.dtype)
+
+    def half_log_det(self, cov, d):
+        return -linalg.log_det_lower(linalg.inverse_cholesky(cov))
+
+    def inverse_factor(self, cov, d):
+        return linalg.inverse_cholesky(cov)
+
+    def whiten(self, factor, y):
+        return jnp.dot(y, factor.T, precision=PRECISION)
+
+    def diagonal(self, factor):
+        return jnp.diagonal(factor)
+
+    def colour(self, cov, noise):
+        return jnp.einsum("...ij,n...j->n...i", linalg.cholesky(cov), noise)
+
+    def unpack(self, quadratic):
+        return linalg.unpack_symmetric(quadratic)
+
+    def outer(self, mean):
+        return mean[..., :, None] * mean[..., None, :]
+
+    def expected_quadratic(self, cov, d):
+        return linalg.pack_lower(cov)
+
+    def variance(self, cov):
+        return jnp.trace(cov) / cov.shape[-1]
+
+    def clamp(self, cov, floor):
+        return linalg.clamp_eigenvalues(cov, floor)
+
+    def scatter(self, y, weights):
+        return jnp.dot((y * weights[:, None]).T, y, precision=PRECISION)
+
+    def scatters(self, y, weighted):
+        return jnp.einsum("kni,knj->kij", weighted, y, precision=PRECISION)
+
+    def scatter_of_mean(self, shift):
+        return self.outer(shift)
+
+    def moved(self, cov, shift, scatter):
+        lower = linalg.cholesky(cov)
+        step = jnp.einsum("...ij,...j->...i", lower, shift)
+        new = lower @ scatter @ jnp.swapaxes(lower, -1, -2)
+        return step, 0.5 * (new + jnp.swapaxes(new, -1, -2))
+
+    def precision_norm(self, cov, d):
+        factor = linalg.inverse_cholesky(cov)
+        precision = jnp.swapaxes(factor, -1, -2) @ factor
+        return jnp.sqrt((precision * precision).sum((-2, -1)))
+
+    def smallest_eigenvalues(self, cov, pooled, d):
+        inverse = linalg.inverse_cholesky(cov)
+        return _smallest_eigenvalue(inverse), _smallest_eigenvalue(inverse @ linalg.cholesky(pooled))
+
+
+def _smallest_eigenvalue(inverse):
+    """The smallest eigenvalue of the covariance whose inverse is inverse^T inverse [..., d, d]; 0 where it has none.
+
+    As the largest eigenvalue of that inverse it is exact to rounding. In the covariance itself it would drown in the
+    rounding of the largest one.
+    """
+    largest = linalg.largest_eigenvalue(jnp.swapaxes(inverse, -1, -2) @ inverse)
+    return jnp.where(jnp.isfinite(largest), 1 / largest, 0)
+
+
+class Diagonal(Covariance):
+    """A variance for each column, [..., d]."""
+
+    name = "diag"
+
+    def shape(self, d):
+        return (d,)
+
+    def constraint(self, floor):
+        return Positive(floor)
+
+    def identity(self, cov):
+        return jnp.ones_like(cov)
+
+    def columns(self, cov):
+        """The variances with an axis for the columns: [..., d], or [..., 1] where all columns have the same."""
+        return cov
+
+    def quadratic(self, columns):
+        return columns * columns
+
+    def n_quadratic(self, n_features):
+        return n_features // 2
+
+    def natural(self, mean, cov):
+        variance = self.columns(cov)
+        precision = 1 / jnp.where(variance > 0, variance, jnp.nan)
+        return mean * precision, -0.5 * precision
+
+    def half_log_det(self, cov, d):
+        return (0.5 * jnp.log(cov)).sum(-1)
+
+    def inverse_factor(self, cov, d):
+        return 1 / self._deviations(cov, d)[..., None, :]
+
+    def _deviations(self, cov, d):
+        return jnp.sqrt(jnp.where(cov > 0, cov, jnp.nan))
+
+    def whiten(self, factor, y):
+        return y * factor
+
+    def diagonal(self, factor):
+        return factor[0]
+
+    def colour(self, cov, noise):
+        return noise * self.columns(jnp.sqrt(cov))
+
+    def outer(self, mean):
+        return mean * mean
+
+    def expected_quadratic(self, cov, d):
+        return cov
+
+    def moved(self, cov, shift, scatter):
+        return jnp.sqrt(self.columns(cov)) * shift, self.from_scatter(cov, scatter)
+
+    def from_scatter(self, cov, scatter):
+        """The new covariance from the whitened rows' mean scatter [..., d]."""
+        return cov * scatter
+
+    def precision_norm(self, cov, d):
+        return jnp.linalg.norm(1 / cov, axis=-1)
+
+    def smallest_eigenvalues(self, cov, pooled, d):
+        return cov.min(-1), (cov / pooled).min(-1)
+
+
+class Spherical(Diagonal):
+    """One variance of all columns, [...]."""
+
+    name = "spherical"
+
+    def shape(self, d):
+        return ()
+
+    def quadratic(self, columns):
+        return (columns * columns).sum(0, keepdims=True)
+
+    def n_quadratic(self, n_features):
+        return 1
+
+    def columns(self, cov):
+        return cov[..., None]
+
+    def half_log_det(self, cov, d):
+        return d * (0.5 * jnp.log(cov))
+
+    def _deviations(self, cov, d):
+        deviation = super()._deviations(cov, d)
+        return jnp.broadcast_to(deviation[..., None], (*deviation.shape, d))
+
+    def outer(self, mean):
+        return (mean * mean).sum(-1, keepdims=True)
+
+    def from_second(self, second, d):
+        return second[..., 0] / d
+
+    def expected_quadratic(self, cov, d):
+        return d * cov[..., None]
+
+    def from_scatter(self, cov, scatter):
+        return cov * scatter.mean(-1)
+
+    def precision_norm(self, cov, d):
+        return 1 / cov * d**0.5
+
+    def smallest_eigenvalues(self, cov, pooled, d):
+        return cov, cov / pooled

@@ -1,0 +1,99 @@
+"""Linear regressions with normal errors."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.constraints import Positive, Real
+from jaxem.contract.model import EStep, model_class
+from jaxem.contract.pytree import static
+from jaxem.families.input_units import LinearUnits, host_input_units
+from jaxem.families.regression import GivenInputs, Regression, explained, offset_of
+from jaxem.families.support import Numbers
+from jaxem.numerics.linalg import PRECISION
+
+#: Smallest residual variance of a linear regression, relative to that of one regression through all rows.
+DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
+
+
+class LinearRegressionParams(NamedTuple):
+    """coef [k, p]; var [k], the residual variances, or [] where it is tied (maximum likelihood: divided by n)."""
+
+    coef: Any
+    var: Any
+
+
+@model_class
+class LinearRegression(Regression):
+    """N(y | inputs @ coef_k, var_k): weighted least squares, exact in one M-step. DeSarbo and Cron (1988).
+
+    floor: smallest residual variance, relative to that of one regression through all rows (None: by dtype).
+    variance: "each" component its own, or "tied".
+    """
+
+    floor: Any = None
+    variance: str = static(default="each")
+
+    support = GivenInputs(Numbers())
+
+    def __post_init__(self):
+        if self.variance not in ("each", "tied"):
+            raise ValueError(f"variance: expected 'each' or 'tied'; got {self.variance!r}")
+
+    @property
+    def param_shapes(self):
+        return LinearRegressionParams(("k", "p"), ("k",) if self.variance == "each" else ())
+
+    def component_axes(self):
+        return LinearRegressionParams(0, None if self.variance == "tied" else 0)
+
+    def e_step(self, params, x):
+        residual = x[1][:, None] - self.predictor(params, x)
+        return EStep(None, -0.5 * (jnp.log(2 * np.pi * params.var) + residual**2 / params.var))
+
+    def sufficient_statistics(self, resp, x, weights):
+        response = x[1][:, None] - offset_of(x)
+        return self._sums(x, weights, jnp.ones_like(response), response, response**2)
+
+    def expected_log_joint(self, params, stats):
+        squares = stats.rest - 2 * explained(params.coef, stats)
+        return -0.5 * (stats.count * jnp.log(2 * np.pi * params.var) + squares / params.var).sum()
+
+    def from_least_squares(self, coef, stats):
+        count = jnp.where(stats.count > 0, stats.count, 1)
+        floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
+        floor = floor * stats.rest.sum() / stats.count.sum()
+        squares = stats.rest - 2 * explained(coef, stats)
+        var = squares.sum() / stats.count.sum() if self.variance == "tied" else squares / count
+        return LinearRegressionParams(coef, jnp.maximum(var, floor))
+
+    def draw(self, params, key, eta, x):
+        return eta + jnp.sqrt(params.var) * jax.random.normal(key, eta.shape, eta.dtype)
+
+    def constraints(self):
+        return LinearRegressionParams(Real(), Positive(0.0 if self.floor is None else self.floor))
+
+    def degenerate(self, params, n_points):
+        """A line through a few rows, or rows exactly on a line; in units where one regression leaves variance 1."""
+        p = params.coef.shape[-1]
+        var = jnp.broadcast_to(params.var, n_points.shape)
+        pooled = n_points / n_points.sum() @ var
+        tight = (var <= 1e-3) & (var <= 0.1 * pooled)
+        sliver = (var <= 1e-4) & (var <= 1e-3 * pooled)
+        return sliver | (tight & (n_points < 3 * (p + 2))) | (n_points < p + 1.5)
+
+    def units(self, x, weights=None):
+        """Residuals of one regression through all rows, with variance 1: any intercept and scale of y drops out."""
+        weights = jnp.ones(len(x[0]), x[0].dtype) if weights is None else weights
+        weights = weights / weights.sum()
+        units = super().units(x, weights)
+        z = jnp.dot(x[0], units.matrix, precision=PRECISION)
+        coef = units.matrix @ ((z * weights[:, None]).T @ x[1])
+        residual = x[1] - jnp.dot(x[0], coef, precision=PRECISION)
+        scale = jnp.sqrt(weights @ residual**2)
+        return LinearUnits(units.matrix, units.inverse, coef, jnp.where(scale > 0, scale, 1))
+
+    def origin(self, x, params=None):
+        return host_input_units(x, linear=True)

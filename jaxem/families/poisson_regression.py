@@ -1,0 +1,36 @@
+"""Poisson regressions of counts, with the log link."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxem.contract.model import model_class
+from jaxem.families.regression import GivenInputs, Regression
+from jaxem.families.support import COUNTS, Numbers
+from jaxem.numerics.special import log_poisson
+
+
+@model_class
+class PoissonRegression(Regression):
+    """Poisson(y | exp(inputs @ coef_k)), its M-step one step of iteratively reweighted least squares.
+
+    That is a Newton step on Q; one that went too far is halved by the loop. McCullagh and Nelder (1989), section 2.5.
+    """
+
+    support = GivenInputs(Numbers(COUNTS))
+
+    def log_density(self, eta, x):
+        return log_poisson(x[1][:, None], jnp.exp(eta))
+
+    def working(self, eta, x):
+        mean = jnp.exp(eta)
+        return mean, mean * eta + x[1][:, None] - mean
+
+    def guess(self, x):
+        mean = x[1][:, None] + 0.5
+        return mean, mean * jnp.log(mean)
+
+    def draw(self, params, key, eta, x):
+        return jax.random.poisson(key, jnp.exp(eta)).astype(eta.dtype)
+
+    def spread(self, target):
+        return jnp.sqrt(target)

@@ -1,0 +1,100 @@
+"""What the E-step of a hidden Markov model expects: the posterior over paths of states, and its statistics."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+
+from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.posterior import Posterior
+from jaxem.contract.pytree import pytree_class
+from jaxem.inputs.sequences import from_time_rows, inside
+from jaxem.latent import forward_backward
+
+
+class Potentials(NamedTuple):
+    """A posterior over paths: p(z | x) = initial[z_1] prod transition prod exp(log_density) / exp(log_norm).
+
+    initial [k], transition [k, k], log_density [n, t, k] (0 beyond the end of a sequence), log_norm [n], and the
+    lengths of the sequences [n], or None where all are t long.
+    """
+
+    initial: Any
+    transition: Any
+    log_density: Any
+    log_norm: Any
+    lengths: Any = None
+
+    def chain(self) -> tuple:
+        """(initial, transition, log_density [t, n, k], mask [t, n] or None), as the recursions take them."""
+        density = self.log_density.swapaxes(0, 1)
+        return self.initial, self.transition, density, inside(self.lengths, len(density))
+
+
+@pytree_class
+class ChainPosterior(Posterior):
+    """The expected latent variables of n sequences.
+
+    posterior [n, t, k]: p(z_t | x), 0 beyond the end. transitions [n, k, k]: expected number of each.
+    emission: the posterior of what the emissions have hidden of their own, or None. potentials: the whole distribution
+    over paths; only entropy, divergence, the most probable path and draws need it, so that a `ChainPosterior` made by
+    hand may leave it out.
+    """
+
+    posterior: Any
+    transitions: Any
+    emission: Any = None
+    potentials: Any = None
+
+    def marginals(self):
+        return self.posterior
+
+    def assignment_entropy(self):
+        """The entropy of the path of states [n], in nats."""
+        return -self._expected_log(self)
+
+    def entropy(self):
+        own = self.assignment_entropy()
+        return own if self.emission is None else own + self._over_states(self.emission.entropy())
+
+    def kl(self, other):
+        own = self._expected_log(self) - self._expected_log(other)
+        return own if self.emission is None else own + self._over_states(self.emission.kl(other.emission))
+
+    def hardened(self):
+        """All of the probability on the most probable path (Viterbi), and the logarithm of its probability [n]."""
+        potentials = self._known(self)
+        *chain, mask = potentials.chain()
+        path, log_joint = forward_backward.viterbi(*chain, mask)
+        states = jax.nn.one_hot(path, self.posterior.shape[-1], dtype=log_joint.dtype)
+        states = states if mask is None else jnp.where(mask[..., None], states, 0)
+        transitions = jnp.einsum("tni,tnj->nij", states[:-1], states[1:])
+        hard = dataclasses.replace(self, posterior=states.swapaxes(0, 1), transitions=transitions, potentials=None)
+        return hard, log_joint - potentials.log_norm
+
+    def draw(self, key):
+        """Paths of states drawn from the posterior, [n, t] of int; -1 beyond the end of a sequence."""
+        *chain, mask = self._known(self).chain()
+        path = forward_backward.draw_path(key, *chain)
+        return (path if mask is None else jnp.where(mask, path, -1)).T
+
+    def _over_states(self, values):
+        """sum_t sum_k p(z_t = k | x) values [t n, k], for every sequence [n]."""
+        n, t, _ = self.posterior.shape
+        return (self.posterior * from_time_rows(values, n, t)).sum((1, 2))
+
+    def _expected_log(self, other):
+        """E_q[log p(z | x)] [n], q this posterior and p the other's potentials."""
+        potentials = self._known(other)
+        density = jnp.where(self.posterior > 0, self.posterior * potentials.log_density, 0).sum((1, 2))
+        first = xlogy(self.posterior[:, 0], potentials.initial).sum(-1)
+        moves = xlogy(self.transitions, potentials.transition).sum((1, 2))
+        return density + first + moves - potentials.log_norm
+
+    @staticmethod
+    def _known(posterior) -> Potentials:
+        if posterior.potentials is None:
+            raise NotProvidedError(posterior, "potentials", "a chain's entropy needs the potentials of an E-step")
+        return posterior.potentials

@@ -1,0 +1,140 @@
+"""What is asked of a hidden Markov model at given params: states, paths, forecasts, draws."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.contract.calls import compiled_method
+from jaxem.contract.frame import Frame
+from jaxem.inputs import arrays
+from jaxem.inputs.sequences import SAMPLE_LENGTH, from_time_rows, is_single, time_rows
+from jaxem.latent import forward_backward
+
+
+def future_densities(frame: Frame, outcome):
+    """Log densities [n, h] of single observations: on the host all of them have one volume."""
+    volume = np.max(frame.units.inner.inner.log_volume())  # pyright: ignore[reportAttributeAccessIssue]
+    return arrays.on_device(np.asarray(outcome, np.float64) - volume, frame.dtype) if volume else outcome
+
+
+class ChainQueries:
+    """The methods of `HMM` that use its params and do not change them."""
+
+    emission: Any
+    n_states: int
+    rows: Any
+    e_step: Any
+    _chain: Any
+    _initial: Any
+
+    def _as_given(self, x, result):
+        """Without the axis of sequences where x is one sequence."""
+        return result[0] if is_single(x, self.emission.row_ndim) else result
+
+    def posterior(self, params, x):
+        """Smoothed marginals p(z_t | x) [n, t, k], or [t, k] for one sequence; 0 beyond the end of a sequence."""
+        return self._as_given(x, self.e_step(params, x).resp.posterior)
+
+    @compiled_method()
+    def filtered(self, params, x):
+        """p(z_t | x_1, ..., x_t) [n, t, k], or [t, k]; 0 beyond the end of a sequence."""
+        chain, mask, _ = self._chain(params, x)
+        return self._as_given(x, rows_first(jnp.exp(forward_backward.log_filter(*chain)[0]), mask))
+
+    @compiled_method()
+    def pairwise(self, params, x):
+        """p(z_t = i, z_t+1 = j | x) [n, t - 1, k, k], or [t - 1, k, k]; 0 where t + 1 lies beyond the end."""
+        chain, mask, _ = self._chain(params, x)
+        both = forward_backward.pairwise(*chain)
+        both = both if mask is None else jnp.where(mask[1:, :, None, None], both, 0)
+        return self._as_given(x, both.swapaxes(0, 1))
+
+    @compiled_method()
+    def decode(self, params, x):
+        """The most probable states together (Viterbi) [n, t] of int, or [t]; -1 beyond the end of a sequence."""
+        chain, mask, _ = self._chain(params, x)
+        path = forward_backward.viterbi(*chain, mask)[0]
+        return self._as_given(x, (path if mask is None else jnp.where(mask, path, -1)).T)
+
+    def predict(self, params, x):
+        """The most probable state of every observation by itself [n, t], or [t]; -1 beyond the end of a sequence."""
+        posterior = self.posterior(params, x)
+        return jnp.where(posterior.sum(-1) > 0, jnp.argmax(posterior, -1), -1)
+
+    @compiled_method(static=("n_steps",))
+    def forecast(self, params, x, n_steps: int = 1):
+        """p(z_t+h | x) for h = 1, ..., n_steps after the end of each sequence: [n, n_steps, k], or [n_steps, k].
+
+        The observation there is a mixture of the emissions with these weights: see `forecast_log_prob`.
+        """
+        chain, _, _ = self._chain(params, x)
+        # Beyond its end a sequence's filter goes on without data, so the last step has to be looked up.
+        log_filtered = forward_backward.log_filter(*chain)[0]
+        lengths = self.rows(x).lengths
+        n = log_filtered.shape[1]
+        last = log_filtered[-1] if lengths is None else log_filtered[lengths.astype(int) - 1, jnp.arange(n)]
+
+        def step(state, _):
+            state = state @ params.transition
+            return state, state
+
+        return self._as_given(x, jax.lax.scan(step, jnp.exp(last), None, n_steps)[1].swapaxes(0, 1))
+
+    @compiled_method(gives=future_densities)
+    def forecast_log_prob(self, params, x, future):
+        """log p(x_t+h | x), each by itself, for the h-th value of future [n, h, ...]: [n, h], or [h] for one."""
+        future = self.rows(future)
+        n, h = future.shape
+        states = jnp.reshape(self.forecast(params, x, h), (n, h, self.n_states))
+        log_density = self.emission.e_step(params.emissions, time_rows(future)).log_prob
+        joint = from_time_rows(log_density, n, h) + jnp.log(states)
+        return self._as_given(x, jax.nn.logsumexp(joint, -1))
+
+    def _sample_states(self, params, key, n, t):
+        """Chains [t, n] of int."""
+
+        def step(state, key):
+            return jax.random.categorical(key, jnp.log(params.transition)[state]), state
+
+        first_key, *_ = keys = jax.random.split(key, t + 1)
+        first = jax.random.categorical(first_key, jnp.log(self._initial(params)), shape=(n,))
+        return jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
+
+    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+        """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
+        state_key, value_key = jax.random.split(key)
+        states = self._sample_states(params, state_key, n, t)
+        return states.T, _emitted(states, self.emission.sample(params.emissions, value_key, n * t))
+
+    def sample(self, params, key, n, t=SAMPLE_LENGTH):
+        """n sequences of length t drawn from the model: [n, t, ...]."""
+        return self.sample_joint(params, key, n, t)[1]
+
+    def sample_like(self, params, key, x):
+        """Sequences as many and as long as those of x, in the form of `rows(x)`."""
+        x = self.rows(x)
+        state_key, value_key = jax.random.split(key)
+        states = self._sample_states(params, state_key, *x.shape)
+        rows = self.emission.sample_like(params.emissions, value_key, time_rows(x))
+        return x._replace(values=_emitted(states, rows))
+
+    def conditional_mean(self, params, x):
+        rows = self.rows(x)
+        resp = self.e_step(params, x).resp.posterior
+        means = from_time_rows(self.emission.conditional_mean(params.emissions, time_rows(rows)), *rows.shape)
+        weighted = jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 3)) * leaf).sum(2), means)
+        return self._as_given(x, weighted)
+
+
+def _emitted(states, rows):
+    """Values [n, t, ...] from states [t, n] and rows [t n, k, ...] of what every state would emit."""
+    t, n = states.shape
+    chosen = jax.tree.map(lambda leaf: leaf[jnp.arange(n * t), states.ravel()], rows)
+    return from_time_rows(chosen, n, t)
+
+
+def rows_first(values, mask):
+    """[n, t, k] from [t, n, k], 0 where mask [t, n] is False."""
+    return (values if mask is None else jnp.where(mask[..., None], values, 0)).swapaxes(0, 1)
