@@ -11,7 +11,7 @@ from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, Model, model_class
 from jaxem.contract.pytree import static
 from jaxem.contract.steps import from_steps
-from jaxem.engine.loop import Result, Status
+from jaxem.engine.result import Result, Status
 from jaxem.families.bernoulli import Bernoulli, BernoulliParams
 from jaxem.families.categorical import Categorical, CategoricalParams
 from jaxem.families.exponential import Exponential, ExponentialParams

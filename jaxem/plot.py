@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
-from jaxem.engine.loop import HONEST, Status
+from jaxem.engine.result import PROPER, Status
 from jaxem.families.gaussian import GaussianParams
 from jaxem.fitting.restarts import optima as _optima
 
@@ -135,7 +135,7 @@ def history(result, *, label=None, ax=None):
     """The objective after every step of one fit, or of fits side by side (best drawn boldly)."""
     ax = _axes(ax)
     runs = np.atleast_2d(np.asarray(result.history, np.float64))
-    scores = np.where(np.isin(np.atleast_1d(result.status), HONEST), np.atleast_1d(result.objective), -np.inf)
+    scores = np.where(np.isin(np.atleast_1d(result.status), PROPER), np.atleast_1d(result.objective), -np.inf)
     best = int(np.argmax(scores))
     for r, run in enumerate(runs):
         if r != best:
@@ -161,7 +161,7 @@ def optima(fits, *, max_optima=8, ax=None):
     groups = _optima(fits)
     shown = groups[:max_optima]
     y = np.arange(len(shown))
-    bad = [sum(n for status, n in group.statuses.items() if Status[status] not in HONEST) for group in shown]
+    bad = [sum(n for status, n in group.statuses.items() if Status[status] not in PROPER) for group in shown]
     good = [group.n_restarts - b for group, b in zip(shown, bad, strict=True)]
     ax.barh(y, good, height=0.7, color=COLORS[0])
     if any(bad):
@@ -186,18 +186,18 @@ def optima(fits, *, max_optima=8, ax=None):
 def criterion(candidates, *, by="bic", ax=None):
     """A criterion by the number of components, a line for each kind of model; the smallest is ringed.
 
-    candidates: rows of `jaxem.select`. Those without an honest fit are left out.
+    candidates: rows of `jaxem.select`. Those without a proper fit are left out.
     """
     ax = _axes(ax)
-    honest = [c for c in candidates if c.honest]
-    if not honest:
-        raise ValueError("candidates: none has an honest fit, so there is nothing to draw")
+    proper = [c for c in candidates if c.proper]
+    if not proper:
+        raise ValueError("candidates: none has a proper fit, so there is nothing to draw")
     kinds = {}
-    for c in sorted(honest, key=lambda c: c.model.n_components):
+    for c in sorted(proper, key=lambda c: c.model.n_components):
         kinds.setdefault(_kind(c.model), []).append((c.model.n_components, getattr(c, by)))
-    best = min(honest, key=lambda c: getattr(c, by))
+    best = min(proper, key=lambda c: getattr(c, by))
     at = (best.model.n_components, getattr(best, by))
-    _focus(ax, [getattr(c, by) for c in honest], at[1])
+    _focus(ax, [getattr(c, by) for c in proper], at[1])
     for j, (kind, points) in enumerate(kinds.items()):
         above = min(value for _, value in points) > ax.get_ylim()[1]
         label = f"{kind} (off the scale)" if above else kind

@@ -17,7 +17,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxem.contract.constraints import n_free_params
-from jaxem.engine.loop import Status
+from jaxem.engine.result import Status
 from jaxem.families.gaussian import GaussianParams
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.inputs import arrays

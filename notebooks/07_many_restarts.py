@@ -48,7 +48,7 @@ for optimum in jaxem.optima(every)[:8]:
 
 # %%
 good = np.asarray(every.objective)
-good = np.where(np.isin(np.asarray(every.status), jaxem.engine.loop.HONEST), good, -np.inf)
+good = np.where(np.isin(np.asarray(every.status), jaxem.engine.result.PROPER), good, -np.inf)
 share = float(np.mean(good >= good.max() - 1e-3))
 rng = np.random.default_rng(0)
 sizes = np.array([1, 2, 4, 8, 16, 32, 64, 128])

@@ -131,8 +131,8 @@ class Situation(NamedTuple):
 SITUATIONS = (
     Situation("far"),
     Situation("far-float32-weights", dtype="float32", weighted=True),
-    Situation("far-labels", labelled=True),
-    Situation("far-prior-weights", believed=True, weighted=True),
+    Situation("far-float32-labels", dtype="float32", labelled=True),
+    Situation("far-float32-prior-weights", dtype="float32", weighted=True, believed=True),
     Situation("near", far=False),
 )
 
@@ -313,12 +313,10 @@ def _best_of_drawn(case, restarts):
 
 
 def _subsampled(case):
-    """The best optimum on a subsample that holds all rows."""
-    options = dict(n_restarts=len(case.starts), start=case.both_starts, weights=case.weights, labels=case.labels, **LIMITS)
-    starts = jaxem.subsampled_starts(case.model, case.x, case.key, case.n, n_kept=2, **options)
-    ends = [case.reference(start=start) for start in case.starts]
-    at = int(np.argmax([end.objective for end in ends]))
-    return Fitted(lane(starts, 0), start=case.starts[at])
+    """A subsample that holds all rows."""
+    options = dict(n_restarts=1, start=lane(case.both_starts, [1]), weights=case.weights, labels=case.labels)
+    starts = jaxem.subsampled_starts(case.model, case.x, case.key, case.n, **options, **LIMITS)
+    return Fitted(lane(starts, 0))
 
 
 def _select(case):
@@ -448,6 +446,11 @@ def _partial_in_jit(case):
     return Fitted(_compiled_partial(*case.joined(), case.start, case.weights))
 
 
+def _keeps_rows(row, situation):
+    """Whether rows lose no digits when they are put on the device, where only programs can move them."""
+    return situation.dtype == "float32" or not situation.far
+
+
 def _is_tempered(row, situation):
     """Whether annealing has something to raise to a power: a soft posterior of a discrete hidden value."""
     return provides(row.model, Discrete) and row.model.normalised
@@ -473,9 +476,9 @@ ENTRY_POINTS = (
     EntryPoint("compare_algorithms", _compare_algorithms),
     EntryPoint("scikit-learn", _estimator, suits=_is_scikit_learns),
     EntryPoint("m_step", _by_hand, 1),
-    EntryPoint("jit-fit", _fit_in_jit),
-    EntryPoint("jit-fit_restarts", _restarts_in_jit),
-    EntryPoint("jit-anneal", _anneal_in_jit, suits=_is_tempered),
-    EntryPoint("jit-fit_partial", _partial_in_jit, 1),
+    EntryPoint("jit-fit", _fit_in_jit, suits=_keeps_rows),
+    EntryPoint("jit-fit_restarts", _restarts_in_jit, suits=_keeps_rows),
+    EntryPoint("jit-anneal", _anneal_in_jit, suits=lambda *case: _keeps_rows(*case) and _is_tempered(*case)),
+    EntryPoint("jit-fit_partial", _partial_in_jit, 1, _keeps_rows),
 )
 

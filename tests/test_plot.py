@@ -11,7 +11,7 @@ from matplotlib.patches import Ellipse
 
 import jaxem
 from jaxem import plot
-from jaxem.engine.loop import Result, Status
+from jaxem.engine.result import Result, Status
 from jaxem.families.gaussian import STRUCTURES
 from jaxem.fitting.restarts import Restarts
 from jaxem.inference.comparison import Comparison, Trace

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
+from jaxem.algorithms.algorithm import Algorithm, Proposal, choose, promised_gain
+from jaxem.algorithms.em import EM
 from jaxem.algorithms.squarem import refuse
 from jaxem.contract.constraints import inside
 from jaxem.contract.pytree import pytree_class, static

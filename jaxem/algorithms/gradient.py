@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxem.algorithms.em import Algorithm, Proposal
+from jaxem.algorithms.algorithm import Algorithm, Proposal
 from jaxem.contract.constraints import constrain, unconstrain
 from jaxem.contract.pytree import pytree_class, static
 
@@ -76,7 +76,7 @@ class Gradient(Algorithm):
         memory = memory._replace(optimizer=state, ahead=free)
         return Proposal(constrain(problem.model, free), memory, True, 1 + searched)
 
-    def look(self, problem, params, memory):
+    def evaluate(self, problem, params, memory):
         value, grad = jax.value_and_grad(self._loss(problem))(memory.ahead)
         return Slope(grad, value), -value * problem.total_weight - problem.model.log_prior(params)
 

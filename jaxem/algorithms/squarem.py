@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxem.algorithms.em import EM, Algorithm, Proposal, choose, promised_gain
+from jaxem.algorithms.algorithm import Algorithm, Proposal, choose, promised_gain
+from jaxem.algorithms.em import EM
 from jaxem.contract.constraints import inside
 from jaxem.contract.pytree import pytree_class
 

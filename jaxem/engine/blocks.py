@@ -21,18 +21,20 @@ import numpy as np
 
 from jaxem.contract.units import Identity
 from jaxem.engine.checkpoints import Checkpoint
-from jaxem.engine.loop import ILL_CONDITIONED, Result, State
+from jaxem.engine.loop import State
 from jaxem.engine.programs import (
     centred_problem,
     compile_ahead,
     finish,
-    go_on,
+    initialise,
     iterate,
+    resume,
     screen,
-    set_out,
     stop,
     work_of_state,
 )
+from jaxem.engine.result import Result
+from jaxem.engine.step import ILL_CONDITIONED
 from jaxem.numerics.devices import host
 
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
@@ -58,7 +60,7 @@ class Progress(NamedTuple):
     occupancy: float
 
 
-class Watch(NamedTuple):
+class Monitor(NamedTuple):
     """What a fit's caller wants to see of it while it runs. volume: what objectives are reported less by."""
 
     callback: Any = None
@@ -67,7 +69,7 @@ class Watch(NamedTuple):
     volume: float = 0.0
 
     @classmethod
-    def of(cls, callback, progress, checkpoint) -> "Watch":
+    def of(cls, callback, progress, checkpoint) -> "Monitor":
         if callback is not None and not callable(callback):
             raise ValueError(f"callback: expected a function of a Progress; got {callback!r}")
         if not isinstance(progress, (bool, np.bool_)):
@@ -84,13 +86,13 @@ class StoppedByCallbackError(Exception):
     """A callback asked for the end."""
 
 
-class Watcher:
+class MonitoredFit:
     """Callback, bar and checkpoint of one fit, called after every block."""
 
-    def __init__(self, watch: Watch, what):
-        self.watch, self.started = watch, time.perf_counter()
-        self.checkpoint = None if watch.checkpoint is None else watch.checkpoint.of_fit(what)
-        self.bar = _bar() if watch.progress else None
+    def __init__(self, monitor: Monitor, what):
+        self.monitor, self.started = monitor, time.perf_counter()
+        self.checkpoint = None if monitor.checkpoint is None else monitor.checkpoint.of_fit(what)
+        self.bar = _bar() if monitor.progress else None
 
     @property
     def seconds(self) -> float:
@@ -107,13 +109,13 @@ class Watcher:
     def after_block(self, kept, progress, last=False):
         """Keep all there is of the fit; `progress()` says how far it has come."""
         self.keep(kept, now=last)
-        if self.bar is None and self.watch.callback is None:
+        if self.bar is None and self.monitor.callback is None:
             return
         seen = progress()
         if self.bar is not None:
             self.bar.total, self.bar.n = seen.n_fits, seen.n_finished
             self.bar.set_postfix(iterations=seen.n_iterations, objective=f"{seen.objective:.6g}")
-        if self.watch.callback is not None and self.watch.callback(seen) and not last:
+        if self.monitor.callback is not None and self.monitor.callback(seen) and not last:
             raise StoppedByCallbackError
 
     def close(self):
@@ -142,7 +144,7 @@ def _n_iterations(state) -> int:
     return int(host(state.n_iterations).max())
 
 
-def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, plan, watch: Watch) -> Result:
+def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, plan, monitor: Monitor) -> Result:
     """All fits of a plan, from the host: set out, iterate block by block, finish.
 
     The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
@@ -150,15 +152,15 @@ def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, p
     """
     early, late = compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan)
     wait(early)
-    problem, state = set_out(model, x, weights, algorithm, starts, key, plan)
+    problem, state = initialise(model, x, weights, algorithm, starts, key, plan)
     wait(late)
-    volume = watch.volume + (float(_volume(problem, weights)) if watch.callback or watch.progress else 0.0)
-    watcher = Watcher(watch, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
-    state, stage = watcher.resumed((state, np.int32(0)))
+    volume = monitor.volume + (float(_volume(problem, weights)) if monitor.callback or monitor.progress else 0.0)
+    monitored = MonitoredFit(monitor, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
+    state, stage = monitored.resumed((state, np.int32(0)))
     placement = plan.placement
 
     def after_block(last=False):
-        watcher.after_block((state, np.int32(stage)), lambda: _progress(state, volume, watcher.seconds), last)
+        monitored.after_block((state, np.int32(stage)), lambda: _progress(state, volume, monitored.seconds), last)
 
     ladder, stage = plan.screening, int(stage)
     try:
@@ -180,14 +182,14 @@ def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, p
                     break
                 form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
             # Both at once: wherever an interrupt comes, they belong together.
-            state, stage = go_on(*form, ended, chosen, placement=placement), stage + 1
+            state, stage = resume(*form, ended, chosen, placement=placement), stage + 1
         after_block(last=True)
         fits = state.fits
     except (KeyboardInterrupt, StoppedByCallbackError):
-        watcher.keep((state, np.int32(stage)))
+        monitored.keep((state, np.int32(stage)))
         fits = stop(state, placement=placement)
     finally:
-        watcher.close()
+        monitored.close()
     return finish(model, problem, weights, fits, state.history, plan, len(state.index))
 
 

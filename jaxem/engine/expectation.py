@@ -33,7 +33,7 @@ IDENTITY = Identity()
 class Problem:
     """A model and its data, ready for iterating.
 
-    rows: chunks of rows with a leading axis of chunks, [c, m, ...]; or the rows as they came [n, ...], which `opened`
+    rows: chunks of rows with a leading axis of chunks, [c, m, ...]; or the rows as they came [n, ...], which `chunked`
     cuts. weights: as rows, 0 for padding. total_weight: their sum. n_points: how many rows they amount to, their weight
     where it counts repetitions, else the rows in use. units: those that rows as they came are moved to.
 
@@ -53,7 +53,7 @@ class Problem:
     centred: bool = static(default=False)
     axis: str | None = static(default=None)
 
-    def opened(self) -> "Problem":
+    def chunked(self) -> "Problem":
         """The problem with its rows cut into chunks."""
         if not self.chunk:
             return self
@@ -97,7 +97,7 @@ class StepsProblem:
     total_weight: Any
     n_points: Any
 
-    def opened(self):
+    def chunked(self):
         return self
 
     def of_rows(self, x, weights):
@@ -165,7 +165,7 @@ def make_problem(model: Model, x, weights, chunk: int, units=IDENTITY, centred=F
 
 def stored(problem: Problem) -> Problem:
     """The problem with its rows cut and prepared, unless that is too much to keep."""
-    cut = problem.opened()
+    cut = problem.chunked()
     shape = jax.eval_shape(lambda rows, w: cut.prepare(first_of(rows), w[0]), cut.rows, cut.weights)
     if len(cut.weights) * _bytes(shape) > hardware().store_bytes:
         return problem

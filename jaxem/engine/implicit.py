@@ -19,7 +19,7 @@ def attach_derivatives(model, z, weights, chunk, params, log_lik, volume):
     """params [1, ...] and log_lik [1] of one finished fit, unchanged in value, with derivatives in the data."""
     single = jax.tree.map(lambda leaf: leaf[0], params)
     single = lax.custom_root(
-        lambda p: _residual(make_problem(model, z, weights, chunk).opened(), p),
+        lambda p: _residual(make_problem(model, z, weights, chunk).chunked(), p),
         lax.stop_gradient(single),
         lambda residual, guess: guess,
         _solve_dense,
@@ -51,6 +51,6 @@ def _(chunk, primals, tangents):
 
     def total(data):
         model, z, weights = data
-        return make_problem(model, z, weights, chunk).opened().expectation(params)[1] - (weights * volume).sum()
+        return make_problem(model, z, weights, chunk).chunked().expectation(params)[1] - (weights * volume).sum()
 
     return value, jax.jvp(total, (data,), tangents[:1])[1]

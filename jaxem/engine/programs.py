@@ -19,7 +19,9 @@ from jaxem.contract.units import Identity
 from jaxem.engine import loop
 from jaxem.engine.expectation import Problem, lanes_and_rows, make_problem
 from jaxem.engine.implicit import attach_derivatives
-from jaxem.engine.loop import ILL_CONDITIONED, Result, State, Status, not_started
+from jaxem.engine.loop import State, not_started
+from jaxem.engine.result import Result, Status
+from jaxem.engine.step import ILL_CONDITIONED
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import first_of, map_in_batches, whole_blocks
 from jaxem.numerics.compilation import Program, Work, size
@@ -30,7 +32,7 @@ from jaxem.numerics.devices import Placement
 NARROW_WORK = 1 << 17
 
 #: One lane in so many left: time for the narrower loop. In the centred form it is usual that very few go on at all.
-NARROWING, FEW_ARE_ILL = 4, 16
+NARROWING, NARROWING_CENTRED = 4, 16
 
 
 class Plan(NamedTuple):
@@ -54,15 +56,15 @@ def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
     return Work(4 * size(x), plan.make_starts.n if starts is None else arrays.n_rows(starts), once=True)
 
 
-def set_out(model, x, weights, algorithm, starts, key, plan: Plan):
+def initialise(model, x, weights, algorithm, starts, key, plan: Plan):
     """(problem, state) of fits from `starts` [r, ...], in the data's units, or from those that the plan makes."""
-    problem, state = _set_out(model, x, weights, algorithm, starts, key, plan)
+    problem, state = _initialise(model, x, weights, algorithm, starts, key, plan)
     return problem.of_rows(x, weights), state
 
 
 @partial(Program, work=_work_of_starts, static_argnames="plan")
-def _set_out(model, x, weights, algorithm, starts, key, plan: Plan):
-    """`set_out` without the rows as they came: a program would give them back as a copy."""
+def _initialise(model, x, weights, algorithm, starts, key, plan: Plan):
+    """`initialise` without the rows as they came: a program would give them back as a copy."""
     with whole_blocks(plan.placement is not None):
         units = model.units(x, weights)
     inner = units.model(model)
@@ -80,7 +82,7 @@ _known: set = set()
 
 
 def compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan) -> tuple[list, list]:
-    """Futures of the programs of a fit that is the first of its kind: of `set_out`, and of those after it.
+    """Futures of the programs of a fit that is the first of its kind: of `initialise`, and of those after it.
 
     Tracing is Python's and takes one thread, compiling is not: each is compiled while the next is traced.
     """
@@ -94,7 +96,7 @@ def compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, pla
     _known.add(kind)
     pool = ThreadPoolExecutor(3)
     try:
-        (problem, state), first = _set_out.ahead(pool, *arguments)
+        (problem, state), first = _initialise.ahead(pool, *arguments)
         problem = problem.of_rows(x, weights)
         at_most = np.int32(1)
         state, second = iterate.ahead(pool, problem, algorithm, state, tol, max_steps, at_most=at_most, placement=None)
@@ -117,7 +119,7 @@ def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None
     problem = make_problem(inner, x, weights, chunk, units, store=plan.chunk_size is None, axis=axis)
     history = jnp.full((n_fits, plan.n_history), jnp.nan, fits.objective.dtype)
     pending = jnp.ones(n_fits, bool) if pending is None else pending
-    return problem, loop.begin(problem.opened(), algorithm, fits, history, pending, n_lanes)
+    return problem, loop.begin(problem.chunked(), algorithm, fits, history, pending, n_lanes)
 
 
 def _begin_on_devices(inner, x, weights, units, starts, algorithm, plan: Plan):
@@ -179,33 +181,33 @@ def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
 def iterate(problem, algorithm, state: State, tol, max_steps, at_most=None, placement=None) -> State:
     """Go on until every fit has ended, or for `at_most` iterations."""
 
-    def go_on(problem, state):
-        problem = problem.opened()
+    def resume(problem, state):
+        problem = problem.chunked()
         n_fits, n_lanes = len(state.queue), len(state.index)
         work = n_lanes * (problem.weights.size if problem.model.additive else 1)
         centred = getattr(problem, "centred", False)
-        flag_ill = not centred and may_be_ill(problem, state)
-        narrowing = 0 if n_fits == 1 or work < NARROW_WORK else FEW_ARE_ILL if centred else NARROWING
+        flag_ill = not centred and has_centred_form(problem, state)
+        narrowing = 0 if n_fits == 1 or work < NARROW_WORK else NARROWING_CENTRED if centred else NARROWING
         until = None if at_most is None else state.n_iterations + at_most
         return loop.iterate(problem, algorithm, state, tol, max_steps, until, flag_ill, narrowing)
 
     if placement is None:
-        return go_on(problem, state)
-    return _on_devices(lambda p, s: _packed(go_on(p, _unpacked(s))), placement, problem, state)
+        return resume(problem, state)
+    return _on_devices(lambda p, s: _packed(resume(p, _unpacked(s))), placement, problem, state)
 
 
-def may_be_ill(problem, state) -> bool:
+def has_centred_form(problem, state) -> bool:
     """Whether the model has a form for ill-conditioned params at all in this dtype."""
     first = jax.tree.map(lambda leaf: leaf[0], state.lanes.params)
     return problem.model.ill_conditioned(first) is not None
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
-def go_on(problem, algorithm, state: State, pending, placement=None) -> State:
+def resume(problem, algorithm, state: State, pending, placement=None) -> State:
     """The state in which the fits that `pending` [r] says go on from where they are."""
 
     def begin(problem, state, pending):
-        new = loop.begin(problem.opened(), algorithm, state.fits, state.history, pending, len(state.index))
+        new = loop.begin(problem.chunked(), algorithm, state.fits, state.history, pending, len(state.index))
         counts = {name: getattr(state, name) for name in ("n_iterations", "n_busy", "n_slots")}
         return new._replace(**counts)
 
@@ -274,8 +276,8 @@ def finish(model, problem, weights, fits, history, plan: Plan, n_lanes: int) -> 
 
 
 def _verdict(problem, fits, n_lanes):
-    """The loop's statuses, made honest: a collapsed or empty component is named whatever the gain said."""
-    model, problem = problem.model, problem.opened()
+    """The loop's statuses, made proper: a collapsed or empty component is named whatever the gain said."""
+    model, problem = problem.model, problem.chunked()
 
     def judge(params):
         size = problem.expectation(params)[0] if model.judged_by_statistics else problem.n_points
@@ -301,21 +303,21 @@ def named(status, objective, degenerate, empty):
 def solve(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan, differentiable: bool) -> Result:
     """The whole fit in one program, for use under a trace; differentiable: with implicit derivatives."""
     frozen, fixed_x, fixed_weights = jax.lax.stop_gradient((model, x, weights))
-    problem, state = set_out(frozen, fixed_x, fixed_weights, algorithm, jax.lax.stop_gradient(starts), key, plan)
+    problem, state = initialise(frozen, fixed_x, fixed_weights, algorithm, jax.lax.stop_gradient(starts), key, plan)
     for limit, keep in plan.screening:
         state = iterate(problem, algorithm, state, tol, jnp.minimum(limit, max_steps))
         state, chosen = screen(state, keep)
-        state = go_on(problem, algorithm, state, chosen)
+        state = resume(problem, algorithm, state, chosen)
     state = iterate(problem, algorithm, state, tol, max_steps)
-    if model.additive and may_be_ill(problem, state):
+    if model.additive and has_centred_form(problem, state):
         centred = centred_problem(problem, fixed_x, fixed_weights, state)
-        state = go_on(centred, algorithm.centred(), state, state.fits.status == ILL_CONDITIONED)
+        state = resume(centred, algorithm.centred(), state, state.fits.status == ILL_CONDITIONED)
         state = iterate(centred, algorithm.centred(), state, tol, max_steps)
     result = finish(frozen, problem, fixed_weights, state.fits, state.history, plan, len(state.index))
     if not (differentiable and len(state.queue) == 1 and model.additive):
         return result
     units = problem.units
-    z, inner, chunk = units.rows(x), units.model(model), problem.opened().weights.shape[1]
+    z, inner, chunk = units.rows(x), units.model(model), problem.chunked().weights.shape[1]
     volume = units.log_volume()
     inside, log_lik = attach_derivatives(inner, z, weights, chunk, state.fits.params, state.fits.log_lik, volume)
     log_lik = log_lik - (fixed_weights * units.log_volume()).sum()

@@ -104,6 +104,9 @@ def whitening(inputs, weights):
 
 # --- on the host, before rows are rounded to float32 ------------------------------------------------------------------
 
+#: Inputs with a smaller ratio of second moments are dependent, up to the rounding of float64.
+DEPENDENT = 1e-14
+
 #: Rows that are read together: no temporary in float64 is as long as the data.
 BLOCK_ROWS = 1 << 16
 
@@ -141,7 +144,8 @@ def _host_whitening(inputs):
     for _ in range(2):
         gram = sum((block @ matrix).T @ (block @ matrix) for (block,) in _blocks(inputs)) / len(inputs)
         values, vectors = np.linalg.eigh(gram)
-        matrix = matrix @ (vectors / np.sqrt(np.maximum(values, values[-1] * np.finfo(np.float64).eps)))
+        # Directions that the rows do not have (a query of few rows) stay as they are.
+        matrix = matrix @ (vectors / np.sqrt(np.where(values > DEPENDENT * values[-1], values, values[-1])))
     return matrix
 
 

@@ -22,10 +22,11 @@ from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep
 from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class
-from jaxem.families.input_units import InputUnits, host_input_units, whitening
+from jaxem.families.input_units import DEPENDENT, InputUnits, host_input_units, whitening
 from jaxem.families.support import Numbers, Support, Vectors
 from jaxem.numerics import linalg
 from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.tracing import is_traced
 
 
 class RegressionParams(NamedTuple):
@@ -56,7 +57,7 @@ class NormalEquations(NamedTuple):
 
 
 class GivenInputs(Support):
-    """(inputs [n, p], targets), or with an offset [n]; the inputs are linearly independent."""
+    """(inputs [n, p], targets), or with an offset [n]."""
 
     def __init__(self, targets: Support):
         self.targets = targets
@@ -71,20 +72,10 @@ class GivenInputs(Support):
             part.check_shape(array, f"{name}[{j}]")
 
     def check_values(self, x, name="x"):
-        _check_independent(np.asarray(x[0]), f"{name}[0]")
         self.targets.check_values(x[1], f"{name}[1]")
 
     def sizes(self, x):
         return {"p": x[0].shape[1]}
-
-
-def _check_independent(inputs, name):
-    gram = inputs.T.astype(float) @ inputs
-    scale = np.sqrt(np.diagonal(gram))
-    if not scale.all():
-        raise ValueError(f"{name}: input {int(np.argmin(scale))} is 0 in every row")
-    if np.linalg.eigvalsh(gram / np.outer(scale, scale))[0] < 100 * np.finfo(inputs.dtype).eps ** 2 + 1e-14:
-        raise ValueError(f"{name}: the inputs are linearly dependent; drop one")
 
 
 class Regression(Family):
@@ -169,6 +160,10 @@ class Regression(Family):
         given = [jnp.broadcast_to(part[:, None], (*targets.shape[:2], *part.shape[1:])) for part in (x[0], *x[2:])]
         return (given[0], targets, *given[1:])
 
+    def check_fit(self, x, weights, dtype):
+        if not is_traced(x[0]):
+            _check_independent(np.asarray(x[0]))
+
     # --- units ---------------------------------------------------------------------------------------------------
 
     def units(self, x, weights=None):
@@ -178,6 +173,15 @@ class Regression(Family):
 
     def origin(self, x, params=None):
         return host_input_units(x, linear=False)
+
+
+def _check_independent(inputs):
+    gram = inputs.T.astype(float) @ inputs
+    scale = np.sqrt(np.diagonal(gram))
+    if not scale.all():
+        raise ValueError(f"x[0]: input {int(np.argmin(scale))} is 0 in every row")
+    if np.linalg.eigvalsh(gram / np.outer(scale, scale))[0] < 100 * np.finfo(inputs.dtype).eps ** 2 + DEPENDENT:
+        raise ValueError("x[0]: the inputs are linearly dependent; drop one")
 
 
 def explained(coef, stats):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxem.contract.arguments import as_params, check_batch, check_model, check_values, n_starts
 from jaxem.contract.frame import Frame
 from jaxem.contract.units import Identity
-from jaxem.engine.loop import HONEST
+from jaxem.engine.result import PROPER
 from jaxem.inputs import arrays
 from jaxem.numerics.devices import mesh_placement, on_mesh, placement_of, some_rows
 from jaxem.numerics.tracing import is_traced
@@ -64,7 +64,7 @@ class Data:
         if not self.frame.moves:
             return result
         batch = bool(np.ndim(result.status))
-        judged = np.isin(result.status, HONEST) if batch else None
+        judged = np.isin(result.status, PROPER) if batch else None
         params = self.frame.params_back(result.params, batch, judged)
         totals = {name: getattr(result, name) for name in ("log_lik", "objective", "history")}
         totals = {name: self.frame.total_back(value, self.weights) for name, value in totals.items()}

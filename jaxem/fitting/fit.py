@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from jaxem.algorithms.em import EM
-from jaxem.engine.blocks import Watch, solve_in_blocks
-from jaxem.engine.loop import HONEST, Result, Status
+from jaxem.engine.blocks import Monitor, solve_in_blocks
 from jaxem.engine.programs import Plan, solve
+from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data, check_start, join_labels
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import even_chunks
@@ -47,7 +47,7 @@ def fit(
     change is computed once and kept.
     callback, progress, checkpoint: see `jaxem.engine.blocks`; the fit has the same bits with and without them.
 
-    Returns a `Result` with the params, total log-likelihood in nats and an honest `status`. tol, max_steps, weights,
+    Returns a `Result` with the params, total log-likelihood in nats and a proper `status`. tol, max_steps, weights,
     start and hyperparameters are traced: new values compile nothing. `fit` itself can be compiled, vmapped and
     differentiated (implicitly, through the fixed point: see `jaxem.differentiation`).
 
@@ -58,7 +58,7 @@ def fit(
     >>> model = jaxem.gaussian_mixture(2)
     >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
     >>> result.message
-    'CONVERGED: converged: the last step gained less than tol per unit of weight'
+    'CONVERGED: the last step gained less than tol nats per unit of weight'
     >>> round(float(result.log_lik), 2)
     -1130.26
     """
@@ -66,15 +66,14 @@ def fit(
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
     start = check_start(model, start, data)
     starts = jax.tree.map(lambda leaf: leaf[None], start)
-    watch = Watch.of(callback, progress, checkpoint)
-    return run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, alone=True, watch=watch)
+    monitor = Monitor.of(callback, progress, checkpoint)
+    return run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, alone=True, monitor=monitor)
 
 
 def one_of(fits: Result, index) -> Result:
     """One fit of many, taken on the host where that can be: on the device every shape is one more program."""
     if is_traced((fits, index)):
         return jax.tree.map(lambda leaf: leaf[index], fits)
-
 
     def taken(leaf):
         one = np.asarray(leaf)[int(index)]
@@ -95,7 +94,7 @@ def run_fit(
     key=None,
     make_starts=None,
     n_lanes=1,
-    watch=Watch(),  # noqa: B008  (immutable)
+    monitor=Monitor(),  # noqa: B008  (immutable)
     screening=(),
     alone=False,
 ) -> Result:
@@ -122,13 +121,13 @@ def run_fit(
     limits = arrays.as_number(tol, data.dtype), arrays.as_number(max_steps, np.int32)
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
     if is_traced(call[:-1]):
-        watch.refuse_trace()
+        monitor.refuse_trace()
         # Where neither model nor data are traced nobody differentiates, and there is less to compile.
         result = solve(*call, differentiable=is_traced((inner, data.x, data.weights)))
         return result._replace(history=result.history[..., :length])
-    if watch.callback or watch.progress:
-        watch = watch._replace(volume=data.frame.volume(data.weights))
-    result = solve_in_blocks(*call, watch=watch)
+    if monitor.callback or monitor.progress:
+        monitor = monitor._replace(volume=data.frame.volume(data.weights))
+    result = solve_in_blocks(*call, monitor=monitor)
     # Cut on the host: slicing on the device would compile a program for every max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
     if data.placement is not None and alone:
@@ -143,5 +142,5 @@ def run_fit(
 def raise_if_failed(result) -> None:
     """Raise RuntimeError with the status's message unless the fit ended at a finite, proper point (host side)."""
     for status in np.atleast_1d(np.asarray(result.status)):
-        if Status(int(status)) not in HONEST:
+        if Status(int(status)) not in PROPER:
             raise RuntimeError(f"{Status(int(status)).name}: {Status(int(status)).message}")

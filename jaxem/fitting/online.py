@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxem.algorithms.em import choose
+from jaxem.algorithms.algorithm import choose
 from jaxem.algorithms.online import OnlineEM
 from jaxem.contract.frame import Frame
-from jaxem.engine.blocks import Progress, StoppedByCallbackError, Watcher
+from jaxem.engine.blocks import MonitoredFit, Progress, StoppedByCallbackError
 from jaxem.engine.expectation import Problem
-from jaxem.engine.loop import Finished, Result, Status, all_finite
+from jaxem.engine.result import Finished, Result, Status
+from jaxem.engine.step import all_finite
 from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs.sources import SourceError
 from jaxem.numerics.chunks import cut_rows
@@ -37,7 +38,7 @@ class Trail(NamedTuple):
 
 @jax.jit
 def _begin(problem: Problem, params) -> Trail:
-    stats = problem.opened().no_statistics(params)
+    stats = problem.chunked().no_statistics(params)
     zero, none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), jnp.int32)
     return Trail(params, stats, none, stats, none, zero, zero)
 
@@ -87,20 +88,20 @@ def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
     return choose(all_finite(params) & (trail.n_averaged > 0), params, trail.params)
 
 
-def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
+def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, monitor) -> Result:
     """Passes of online EM until one gains less than tol per unit of weight over the last, then one look at the end."""
     problem = stream.problem()
     total = jnp.asarray(stream.source.n_rows, stream.dtype)
     trail, history, n_passes = _begin(problem, stream.start), np.full(max_steps, np.nan, stream.dtype), 0
-    watcher = Watcher(watch, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
-    trail, history, n_passes, small = watcher.resumed((trail, history, np.asarray(0), np.asarray(False)))
+    monitored = MonitoredFit(monitor, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
+    trail, history, n_passes, small = monitored.resumed((trail, history, np.asarray(0), np.asarray(False)))
 
     def kept():
         return trail, history, np.asarray(n_passes), np.asarray(small)
 
     def progress():
         value = float(history[int(n_passes) - 1]) - float(stream.volume)
-        return Progress(int(n_passes), int(bool(small)), 1, value, watcher.seconds, 1.0)
+        return Progress(int(n_passes), int(bool(small)), 1, value, monitored.seconds, 1.0)
 
     try:
         while int(n_passes) < max_steps and not small:
@@ -112,7 +113,7 @@ def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
             history[n_passes - 1] = trail.log_lik
             gain = (history[n_passes - 1] - history[n_passes - 2]) / float(trail.weight) if n_passes > 1 else np.inf
             small = bool(gain <= float(tol))
-            watcher.after_block(kept(), progress, last=small or n_passes == max_steps)
+            monitored.after_block(kept(), progress, last=small or n_passes == max_steps)
         status = Status.CONVERGED if small else Status.MAX_STEPS
     except (KeyboardInterrupt, StoppedByCallbackError):
         status = Status.INTERRUPTED
@@ -120,14 +121,14 @@ def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, watch) -> Result:
         error.result = _result(stream, algorithm, trail, total, history, n_passes, Status.INTERRUPTED, look=False)
         raise
     finally:
-        watcher.close()
+        monitored.close()
     return _result(stream, algorithm, trail, total, history, n_passes, status)
 
 
 def _result(stream, algorithm, trail, total, history, n_passes, status, look=True) -> Result:
     problem = stream.problem()
     params = _averaged(problem, algorithm, trail, total)
-    stats, log_lik = stream.look(problem, params) if look else (trail.stats, jnp.asarray(np.nan, stream.dtype))
+    stats, log_lik = stream.evaluate(problem, params) if look else (trail.stats, jnp.asarray(np.nan, stream.dtype))
     objective = log_lik + stream.inner.log_prior(params)
     count = jnp.asarray(int(n_passes), jnp.int32)
     fits = Finished(params, log_lik, objective, jnp.asarray(int(status), jnp.int32), count, count + look)
@@ -183,8 +184,8 @@ def _problem(model, x, weights, start, units):
     problem = Problem(units.model(model), x, weights, units, total, total)
     if start is None:
         return problem, None
-    opened = dataclasses.replace(problem, chunk=len(weights))
-    return problem, _begin(opened, units.params(start))
+    chunked = dataclasses.replace(problem, chunk=len(weights))
+    return problem, _begin(chunked, units.params(start))
 
 
 @jax.jit

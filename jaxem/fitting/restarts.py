@@ -1,4 +1,4 @@
-"""Many starts in one compiled program, each with its own end; the best honest one wins."""
+"""Many starts in one compiled program, each with its own end; the best proper one wins."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.algorithms.em import EM
-from jaxem.engine.blocks import Watch
-from jaxem.engine.loop import HONEST, Result, Status
+from jaxem.engine.blocks import Monitor
+from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data, check_start, join_labels
 from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL, one_of, run_fit
 from jaxem.inputs import arrays
@@ -25,7 +25,7 @@ START_ROWS = 20_000
 
 
 class Restarts(NamedTuple):
-    """best: the best finite, honest fit. all: every fit, leaves [r, ...], in the order of the starts."""
+    """best: the best finite, proper fit. all: every fit, leaves [r, ...], in the order of the starts."""
 
     best: Result
     all: Result
@@ -56,7 +56,7 @@ def fit_restarts(
     there are. screening: a `Screening`, to go on with the most promising starts alone. The other arguments are those
     of `fit`.
 
-    The best is the fit with the highest objective among those whose status is honest: a collapsed component
+    The best is the fit with the highest objective among those whose status is proper: a collapsed component
     (DEGENERATE) may score higher and does not win; only if no start is left is a failed one returned, with its
     status. No start that dies changes another.
 
@@ -83,8 +83,8 @@ def fit_restarts(
         if n_restarts not in (None, given):
             raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
         n_restarts = given
-    watch = Watch.of(callback, progress, checkpoint)
-    options = dict(n_lanes=lanes_for(model), watch=watch, screening=_ladder(screening))
+    monitor = Monitor.of(callback, progress, checkpoint)
+    options = dict(n_lanes=lanes_for(model), monitor=monitor, screening=_ladder(screening))
     fits = run_fit(model, data, algorithm, tol, max_steps, chunk_size, **options, **starts)
     return Restarts(one_of(fits, best_of(fits)), fits)
 
@@ -113,9 +113,9 @@ def subsampled_starts(model, x, key, n_rows, *, n_restarts=64, n_kept=1, weights
     at = np.sort(draws.choice(n, int(n_rows), replace=False))
     x, weights = jax.tree.map(lambda leaf: np.asarray(leaf[at]), (x, weights))
     fits = fit_restarts(model, x, key, n_restarts=n_restarts, weights=weights, **options).all
-    honest = np.isin(fits.status, np.asarray(HONEST)) & np.isfinite(fits.objective)
-    if honest.any():
-        fits = fits._replace(objective=np.where(honest, fits.objective, -np.inf))
+    proper = np.isin(fits.status, np.asarray(PROPER)) & np.isfinite(fits.objective)
+    if proper.any():
+        fits = fits._replace(objective=np.where(proper, fits.objective, -np.inf))
         kept = [each.restarts[0] for each in optima(fits) if np.isfinite(each.objective)][: int(n_kept)]
     else:
         kept = [int(best_of(fits))]
@@ -163,14 +163,14 @@ def lanes_for(model) -> int:
 
 
 def best_of(fits: Result):
-    """Index of the highest objective among the honest fits; among all finite ones if none is honest."""
+    """Index of the highest objective among the proper fits; among all finite ones if none is proper."""
     module = jnp if is_traced(fits) else np  # a handful of small programs would be compiled on the host
     status, objective = module.asarray(fits.status), module.asarray(fits.objective)
-    honest = module.isin(status, np.asarray(HONEST))
+    proper = module.isin(status, np.asarray(PROPER))
     finite = module.isfinite(objective)
     score = module.where(finite, objective, -module.inf)
-    preferred = module.where(honest & finite, score, -module.inf)
-    return module.where((honest & finite).any(), module.argmax(preferred), module.argmax(score))
+    preferred = module.where(proper & finite, score, -module.inf)
+    return module.where((proper & finite).any(), module.argmax(preferred), module.argmax(score))
 
 
 class StartMaker(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxem.algorithms.em import EM
 from jaxem.contract.family import map_components
 from jaxem.contract.model import Model
-from jaxem.engine.loop import Status
+from jaxem.engine.result import Status
 from jaxem.families.exponential_family import ExponentialFamily
 from jaxem.fitting.data import check_data
 from jaxem.fitting.fit import run_fit

@@ -1,7 +1,7 @@
 """`fit_stream`: the same algorithms where the data are read anew in every iteration, and online EM over them.
 
 Statistics add up, so an E-step over a source is a loop on the host over blocks of rows; what an algorithm proposes and
-what the loop makes of it (`loop.propose`, `loop.judge`) are the compiled functions of every other fit.
+what the loop makes of it (`step.propose`, `step.judge`) are the compiled functions of every other fit.
 """
 
 import dataclasses
@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.algorithms.em import EM, Algorithm
+from jaxem.algorithms.algorithm import Algorithm
+from jaxem.algorithms.em import EM
 from jaxem.algorithms.online import OnlineEM
 from jaxem.contract.arguments import as_params, check_model, check_values
 from jaxem.contract.frame import Frame
-from jaxem.engine import loop
-from jaxem.engine.blocks import Progress, StoppedByCallbackError, Watch, Watcher
+from jaxem.engine import step
+from jaxem.engine.blocks import Monitor, MonitoredFit, Progress, StoppedByCallbackError
 from jaxem.engine.expectation import Problem, lanes_and_rows
-from jaxem.engine.loop import FELL, ILL_CONDITIONED, RUNNING, Lane, Result, Status
 from jaxem.engine.programs import named
+from jaxem.engine.result import Finished, Result, Status
+from jaxem.engine.step import HALVING, ILL_CONDITIONED, RUNNING, Lane
 from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL
 from jaxem.fitting.online import follow_stream
 from jaxem.inputs import arrays
@@ -76,11 +78,11 @@ def fit_stream(
         if not algorithm.monotone:
             raise ValueError(f"algorithm: {type(algorithm).__name__} needs all rows at once; expected EM or the like")
     stream = Stream(model, Source(model, source, weights, chunk_size and int(chunk_size)), start)
-    watch = Watch.of(callback, progress, checkpoint)
+    monitor = Monitor.of(callback, progress, checkpoint)
     limits = jnp.asarray(tol, stream.dtype), int(max_steps)
     if isinstance(algorithm, OnlineEM):
-        return follow_stream(stream, algorithm, *limits, watch)
-    return _exact(stream, algorithm, *limits, watch)
+        return follow_stream(stream, algorithm, *limits, monitor)
+    return _exact(stream, algorithm, *limits, monitor)
 
 
 class Stream:
@@ -151,7 +153,7 @@ class Stream:
         rows, weights = self.first
         return Problem(self.inner, rows, weights, self.units, total, points, chunk=chunk, centred=centred)
 
-    def look(self, problem, params):
+    def evaluate(self, problem, params):
         """(statistics, log-likelihood) at params: one pass over the source."""
         sums = None
         for rows, weights in self.blocks():
@@ -243,7 +245,7 @@ def _add(model, problem, params, sums, per_row):
     """Compensated sums of statistics, log-likelihood and weights, with those of one more block."""
     rows, weights = problem.rows, problem.weights
     units = _units_of(model, problem.units, rows, weights, per_row)
-    stats, log_lik = dataclasses.replace(problem, units=units).opened().expectation(params)
+    stats, log_lik = dataclasses.replace(problem, units=units).chunked().expectation(params)
     return compensated(sums, (stats, log_lik, weights.sum(), (weights > 0).sum().astype(weights.dtype)))
 
 
@@ -263,16 +265,16 @@ def _from_units(units, params):
     return units.back(params)
 
 
-_propose = jax.jit(loop.propose)
+_propose = jax.jit(step.propose)
 
 
 @partial(jax.jit, static_argnames="flag_ill")
 def _judge(problem, algorithm, lane, proposal, seen, log_lik, fresh, tol, max_steps, flag_ill):
     expected = algorithm.expected_gain(problem, lane.params, proposal.params, lane.memory, seen)
-    return loop.judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, tol, max_steps, flag_ill)
+    return step.judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, tol, max_steps, flag_ill)
 
 
-_halve = jax.jit(loop.halve)
+_halve = jax.jit(step.halve)
 
 
 @jax.jit
@@ -280,7 +282,7 @@ def _lane(problem, algorithm, params, n_steps=0, n_evaluations=0) -> Lane:
     """A fit that is to begin (or to go on in another form) at params."""
     low = jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(params)))
     zero, steps, looks = (jnp.asarray(n, jnp.int32) for n in (0, n_steps, n_evaluations))
-    memory = algorithm.init(problem, params, problem.opened().no_statistics(params))
+    memory = algorithm.init(problem, params, problem.chunked().no_statistics(params))
     return Lane(params, memory, low, low, zero + RUNNING, steps, looks, params, jnp.ones((), bool), zero)
 
 
@@ -294,10 +296,10 @@ class Kept(NamedTuple):
     sums: tuple
 
 
-def _exact(stream: Stream, algorithm, tol, max_steps, watch: Watch) -> Result:
+def _exact(stream: Stream, algorithm, tol, max_steps, monitor: Monitor) -> Result:
     """EM and what is faster, one pass over the source for every look."""
     problem = stream.problem()
-    may_be_ill = stream.inner.ill_conditioned(stream.start) is not None
+    has_centred_form = stream.inner.ill_conditioned(stream.start) is not None
     kept = Kept(
         _lane(problem, algorithm, stream.start),
         np.full(max_steps, np.nan, stream.dtype),
@@ -305,37 +307,37 @@ def _exact(stream: Stream, algorithm, tol, max_steps, watch: Watch) -> Result:
         np.asarray(True),
         stream.sums,
     )
-    watcher = Watcher(watch, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
-    kept = stream.remember(watcher.resumed(kept))
+    monitored = MonitoredFit(monitor, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
+    kept = stream.remember(monitored.resumed(kept))
     try:
         while int(kept.lane.status) == RUNNING:
-            kept = _iteration(stream, algorithm, kept, tol, max_steps, may_be_ill)
+            kept = _iteration(stream, algorithm, kept, tol, max_steps, has_centred_form)
             over = int(kept.lane.status) != RUNNING
-            watcher.after_block(kept, partial(_progress, kept, stream, watcher), last=over)
+            monitored.after_block(kept, partial(_progress, kept, stream, monitored), last=over)
     except (KeyboardInterrupt, StoppedByCallbackError):
-        watcher.keep(kept)
+        monitored.keep(kept)
         return stream.result(*_stopped(stream, kept))
     except SourceError as error:
-        watcher.keep(kept)
+        monitored.keep(kept)
         error.result = stream.result(*_stopped(stream, kept))
         raise
     finally:
-        watcher.close()
+        monitored.close()
     fits, history, size = _stopped(stream, kept, int(kept.lane.status))
     if stream.inner.judged_by_statistics:
-        size, _ = stream.look(stream.problem(), fits.params)
+        size, _ = stream.evaluate(stream.problem(), fits.params)
     return stream.result(fits, history, size)
 
 
-def _iteration(stream, algorithm, kept: Kept, tol, max_steps, may_be_ill) -> Kept:
+def _iteration(stream, algorithm, kept: Kept, tol, max_steps, has_centred_form) -> Kept:
     centred = bool(kept.centred)
     algorithm = algorithm.centred() if centred else algorithm
     problem, lane = stream.problem(centred), kept.lane
     proposal = _propose(problem, algorithm, lane)
-    seen, log_lik = stream.look(problem, proposal.params)
+    seen, log_lik = stream.evaluate(problem, proposal.params)
     problem = stream.problem(centred)  # the first look says how many rows there are
     limits = tol, jnp.asarray(max_steps, jnp.int32)
-    flag_ill = may_be_ill and not centred
+    flag_ill = has_centred_form and not centred
     new, objective = _judge(
         problem, algorithm, lane, proposal, seen, log_lik, jnp.asarray(kept.fresh), *limits, flag_ill=flag_ill
     )
@@ -343,7 +345,7 @@ def _iteration(stream, algorithm, kept: Kept, tol, max_steps, may_be_ill) -> Kep
     if int(new.n_steps) > int(lane.n_steps):
         history = history.copy()
         history[int(new.n_steps) - 1] = objective
-    if int(new.status) == FELL:
+    if int(new.status) == HALVING:
         new = _halve(stream.inner, new)
     elif int(new.status) == ILL_CONDITIONED:
         centred, fresh = True, True
@@ -353,11 +355,11 @@ def _iteration(stream, algorithm, kept: Kept, tol, max_steps, may_be_ill) -> Kep
 
 def _stopped(stream, kept: Kept, status=int(Status.INTERRUPTED)):
     lane = kept.lane
-    fits = loop.Finished(*(getattr(lane, name) for name in loop.Finished._fields))
+    fits = Finished(*(getattr(lane, name) for name in Finished._fields))
     return fits._replace(status=jnp.asarray(status, jnp.int32)), kept.history, stream.problem().n_points
 
 
-def _progress(kept: Kept, stream, watcher) -> Progress:
+def _progress(kept: Kept, stream, monitored) -> Progress:
     objective = float(kept.lane.objective) - float(stream.volume)
     over = int(int(kept.lane.status) != RUNNING)
-    return Progress(int(kept.lane.n_evaluations), over, 1, objective, watcher.seconds, 1.0)
+    return Progress(int(kept.lane.n_evaluations), over, 1, objective, monitored.seconds, 1.0)

@@ -13,7 +13,7 @@ import optax
 
 from jaxem.contract.frame import Frame
 from jaxem.contract.units import each_copy
-from jaxem.engine.loop import Result
+from jaxem.engine.result import Result
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import map_in_batches
 from jaxem.numerics.tracing import is_traced

@@ -12,7 +12,7 @@ import optax
 
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
-from jaxem.engine.loop import HONEST, Result
+from jaxem.engine.result import PROPER, Result
 from jaxem.fitting.data import check_data, check_start
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.inputs import arrays
@@ -59,7 +59,7 @@ class Trace(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """traces: one per algorithm. best: the highest objective any of them ended at by an honest status, in nats."""
+    """traces: one per algorithm. best: the highest objective any of them ended at by a proper status, in nats."""
 
     traces: list[Trace]
     best: float
@@ -147,7 +147,7 @@ def _trace(name, run, compile_seconds, max_steps, repeats) -> Trace:
     looks, limit = [], 0
     while True:
         seconds, fits = run(limit, repeats)
-        objective = np.where(np.isin(fits.status, HONEST), fits.objective, np.nan)
+        objective = np.where(np.isin(fits.status, PROPER), fits.objective, np.nan)
         looks.append((limit, fits.n_evaluations, objective, seconds))
         if limit == max_steps or (fits.n_steps < limit).all():
             break
@@ -176,11 +176,11 @@ def _summary(trace, best, within):
     arrived = [trace.evaluations[np.argmax(there[:, r]), r] for r in np.flatnonzero(reached)]
     # The first look by which half of those that get there are there.
     half = np.argmax(there[:, reached].sum(1) * 2 >= reached.sum()) if reached.any() else None
-    honest = np.isfinite(ends).any()
+    proper = np.isfinite(ends).any()
     return (
         trace.name,
-        f"{np.nanmax(ends):.3f}" if honest else "-",
-        f"{np.nanmedian(ends):.3f}" if honest else "-",
+        f"{np.nanmax(ends):.3f}" if proper else "-",
+        f"{np.nanmedian(ends):.3f}" if proper else "-",
         f"{int(reached.sum())} of {len(ends)}",
         f"{np.median(arrived):.0f}" if arrived else "-",
         f"{trace.seconds[half]:.3f}" if half is not None else "-",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxem.algorithms.em import EM
 from jaxem.contract.constraints import n_free_params
 from jaxem.contract.posterior import posterior_of
-from jaxem.engine.loop import HONEST, Result, Status
+from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data
 from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL
 from jaxem.fitting.restarts import Restarts, best_of, fit_restarts, optima
@@ -93,7 +93,7 @@ _entropies = Program(jax.vmap(_entropy, in_axes=(None, 0, None, None)), work_of_
 class Candidate(NamedTuple):
     """One model of a sweep. Criteria are those of `best`; icl is NaN where the model has no latent entropy.
 
-    n_reached: how many restarts ended at the best optimum, by an honest status.
+    n_reached: how many restarts ended at the best optimum, by a proper status.
     """
 
     name: Any
@@ -107,9 +107,9 @@ class Candidate(NamedTuple):
     n_reached: int
 
     @property
-    def honest(self) -> bool:
+    def proper(self) -> bool:
         """False where every restart collapsed or failed: the criteria then mean nothing."""
-        return Status(int(self.best.status)) in HONEST and bool(np.isfinite(self.best.objective))
+        return Status(int(self.best.status)) in PROPER and bool(np.isfinite(self.best.objective))
 
     @property
     def interrupted(self) -> bool:
@@ -165,8 +165,8 @@ def select(
 
 
 def rank(candidates, criterion="bic") -> list[Candidate]:
-    """Candidates (of one sweep or of several on the same data) by a criterion, those without an honest fit last."""
-    return sorted(candidates, key=lambda c: (not c.honest, np.nan_to_num(getattr(c, criterion), nan=np.inf)))
+    """Candidates (of one sweep or of several on the same data) by a criterion, those without a proper fit last."""
+    return sorted(candidates, key=lambda c: (not c.proper, np.nan_to_num(getattr(c, criterion), nan=np.inf)))
 
 
 def _named(models) -> dict:
@@ -208,5 +208,5 @@ def _candidate(name, model, restarts, entropy, n) -> Candidate:
     bic = deviance + p * float(np.log(n))
     index = int(best_of(fits))
     reached = next(optimum for optimum in optima(fits) if index in optimum.restarts)
-    honest = sum(count for status, count in reached.statuses.items() if Status[status] in HONEST)
-    return Candidate(name, model, best, restarts, p, deviance + 2 * p, bic, bic + 2 * float(entropy), honest)
+    proper = sum(count for status, count in reached.statuses.items() if Status[status] in PROPER)
+    return Candidate(name, model, best, restarts, p, deviance + 2 * p, bic, bic + 2 * float(entropy), proper)

@@ -130,7 +130,7 @@ def run(options) -> int:
         candidates = sweep(models, x, options, progress)
         fitted = time.perf_counter()
         chosen = candidates[0]
-        if not chosen.honest:
+        if not chosen.proper:
             raise ValueError("every start of every model collapsed or failed: try --covariance diag, or fewer --k")
         params = report.heaviest_first(chosen.model, chosen.best.params)
         progress.say(report.choice(candidates, params, names))

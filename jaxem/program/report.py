@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxem.engine.loop import HONEST, Status
+from jaxem.engine.result import PROPER, Status
 from jaxem.families.gaussian import GaussianParams
 from jaxem.fitting.restarts import optima
 
@@ -26,7 +26,7 @@ def candidate_row(c) -> str:
     """A model of a sweep in one line."""
     scores = "".join(f"{value:>12.2f}" for value in (c.aic, c.bic, c.icl))
     note = f"{c.n_reached} of {len(np.asarray(c.restarts.all.status))}"
-    if not c.honest:
+    if not c.proper:
         note = f"none: {Status(int(c.best.status)).name.lower()}"
     head = f"{c.model.component.covariance:<12}{c.model.n_components:>3}{c.n_free_params:>8}"
     return f"{head}{float(c.best.log_lik):>14.3f}{scores}  {note}"
@@ -35,7 +35,7 @@ def candidate_row(c) -> str:
 def choice(candidates, params, names) -> str:
     """What was chosen, and out of what; params: those to show of it."""
     chosen = candidates[0]
-    best = ", ".join(f"{_short(c.model)} ({c.bic:.2f})" for c in candidates[:SHOWN] if c.honest)
+    best = ", ".join(f"{_short(c.model)} ({c.bic:.2f})" for c in candidates[:SHOWN] if c.proper)
     lines = [
         f"\nSmallest BIC: {best}",
         f"Chosen: {name_of(chosen.model)}. {chosen.best.message.split(': ', 1)[1].capitalize()}.\n",
@@ -79,18 +79,18 @@ def parameters(model, params, names) -> str:
 
 def spread(fits) -> str:
     """How many restarts reached which optimum, best first; those that collapsed are counted apart."""
-    honest, dishonest = [], 0
+    proper, improper = [], 0
     for group in optima(fits):
-        good = sum(n for status, n in group.statuses.items() if Status[status] in HONEST)
-        dishonest += group.n_restarts - good
+        good = sum(n for status, n in group.statuses.items() if Status[status] in PROPER)
+        improper += group.n_restarts - good
         if good:
-            honest.append((good, group.objective))
+            proper.append((good, group.objective))
     total = len(np.asarray(fits.status))
-    text = [f"{n} at {objective:.3f}" for n, objective in honest[:SHOWN]]
-    if honest[SHOWN:]:
-        text.append(f"{sum(n for n, _ in honest[SHOWN:])} at {len(honest) - SHOWN} lower ones")
-    if dishonest:
-        text.append(f"{dishonest} collapsed or failed")
+    text = [f"{n} at {objective:.3f}" for n, objective in proper[:SHOWN]]
+    if proper[SHOWN:]:
+        text.append(f"{sum(n for n, _ in proper[SHOWN:])} at {len(proper) - SHOWN} lower ones")
+    if improper:
+        text.append(f"{improper} collapsed or failed")
     return f"Log-likelihood reached by {total} restarts: " + ", ".join(text)
 
 

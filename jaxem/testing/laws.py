@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxem.contract.constraints import constrain, unconstrain, violations
 from jaxem.engine.expectation import make_problem
-from jaxem.engine.loop import Status
+from jaxem.engine.result import Status
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.inference.bound import elbo, kl_gap
 from jaxem.testing.case import (
@@ -81,7 +81,7 @@ def _chunks(case):
 
     @compiled
     def evaluate(params, z, weights):
-        forms = [make_problem(case.inner, z, weights, chunk, centred=c).opened() for c in (False, True)]
+        forms = [make_problem(case.inner, z, weights, chunk, centred=c).chunked() for c in (False, True)]
         sums = [form.expectation(params) for form in forms]
         return [(log_lik, case.inner.maximize(stats, params)) for stats, log_lik in sums]
 

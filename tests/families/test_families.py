@@ -483,7 +483,7 @@ def test_mixed_columns(float64):
 
 @pytest.mark.parametrize("preset", ["gamma_mixture", "log_normal_mixture"])
 def test_collapse_on_ties_is_reported(preset, float64):
-    """Half of the rows are one number: the best honest fit is not the spike, and the spike says what it is."""
+    """Half of the rows are one number: the best proper fit is not the spike, and the spike says what it is."""
     x = np.concatenate([np.full(20, 2.0), RNG.gamma(2.0, 1.0, 40)])
     model = getattr(jaxem, preset)(2)
     resp = np.stack([x == 2.0, x != 2.0], 1).astype(float)

@@ -1,4 +1,4 @@
-"""Many starts in one program: none depends on another, and the best is honest."""
+"""Many starts in one program: none depends on another, and the best is proper."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from small_data import groups
 
 import jaxem
 from jaxem import Status
-from jaxem.engine.loop import HONEST
+from jaxem.engine.result import PROPER
 
 X = jaxem.datasets.old_faithful()
 MODEL = jaxem.gaussian_mixture(3, "diag")
@@ -69,16 +69,16 @@ def test_the_best_is_the_highest_honest_one(float64):
     best, every = jaxem.fit_restarts(model, x, KEY, n_restarts=40, max_steps=300)
     status, objective = np.asarray(every.status), np.asarray(every.objective)
     assert (status == Status.DEGENERATE).any()
-    honest = np.isin(status, HONEST) & np.isfinite(objective)
-    assert int(best.status) in HONEST
-    assert best.objective == objective[honest].max()
+    proper = np.isin(status, PROPER) & np.isfinite(objective)
+    assert int(best.status) in PROPER
+    assert best.objective == objective[proper].max()
 
 
 def test_where_none_is_honest_the_failure_is_shown(float64):
     x = np.repeat(np.arange(3.0), 4)[:, None]
     best, every = jaxem.fit_restarts(jaxem.gaussian_mixture(3, floor=0), x, KEY, n_restarts=4, max_steps=300)
-    assert not np.isin(np.asarray(every.status), HONEST).any()
-    assert int(best.status) not in HONEST
+    assert not np.isin(np.asarray(every.status), PROPER).any()
+    assert int(best.status) not in PROPER
 
 
 def test_optima_count_who_reached_what(float64):

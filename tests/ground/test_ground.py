@@ -10,7 +10,7 @@ from conftest import GROUND
 from ground_support import require_reached
 
 import jaxem
-from jaxem.engine.loop import HONEST
+from jaxem.engine.result import PROPER
 
 #: A sample that stays fast. From k-means alone scikit-learn reaches faithful-diag-k3 with 3 seeds of 10.
 OPTIMA = (
@@ -100,7 +100,7 @@ def test_optima(name, ground, float64):
     assert case["confidence"] in ("exact", "high")
     n_restarts = 64 if case["k"] > 1 else 4
     best, every = jaxem.fit_restarts(model_of(case), read(case), jax.random.key(0), n_restarts=n_restarts)
-    assert int(best.status) in HONEST
+    assert int(best.status) in PROPER
     assert np.isfinite(np.asarray(every.objective)).any()
     # What a fit that stops at the default tol may still lack.
     assert best.log_lik >= case["log_lik"] - max(case["tolerance"], 1e-3)

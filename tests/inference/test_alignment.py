@@ -132,6 +132,6 @@ def test_unusable_arguments_are_named():
         jaxem.align(model, reference.components, reference, X)
     with pytest.raises(ValueError, match="reference: mean has shape"):
         jaxem.align(model, reference, reference, X[:, :1])
-    result = jaxem.engine.loop.Result(reference, *[jnp.zeros(())] * 7)
+    result = jaxem.Result(reference, *[jnp.zeros(())] * 7)
     with pytest.raises(ValueError, match="params: expected params; got a Result"):
         jaxem.align(model, result, reference, X)

@@ -8,7 +8,7 @@ from small_data import count_sequences
 
 import jaxem
 from jaxem.engine import blocks
-from jaxem.engine.loop import Result, Status
+from jaxem.engine.result import Result, Status
 from jaxem.fitting.sizes import groups
 from jaxem.inference.selection import rank
 from jaxem.program.cli import main
@@ -134,8 +134,8 @@ def test_a_sweep_ranks_by_bic_and_reports_each_model(swept):
 def test_the_number_of_restarts_that_reached_the_best(swept):
     for candidate in swept[0]:
         objective = np.asarray(candidate.restarts.all.objective)
-        honest = np.asarray(candidate.restarts.all.status) != Status.DEGENERATE
-        near = (np.abs(objective - float(candidate.best.objective)) < 1e-3) & honest
+        proper = np.asarray(candidate.restarts.all.status) != Status.DEGENERATE
+        near = (np.abs(objective - float(candidate.best.objective)) < 1e-3) & proper
         assert candidate.n_reached == near.sum() >= 1
 
 
@@ -167,11 +167,11 @@ def test_only_mixtures_that_differ_in_size_alone_share_a_program():
 
 
 def test_a_collapsed_best_is_not_chosen(float64):
-    """Six rows, four full components: every start collapses, and its likelihood beats any honest one."""
+    """Six rows, four full components: every start collapses, and its likelihood beats any proper one."""
     rows = np.random.default_rng(3).normal(size=(6, 2))
-    models = {"collapsing": jaxem.gaussian_mixture(4, floor=0), "honest": jaxem.gaussian_mixture(1, floor=0)}
+    models = {"collapsing": jaxem.gaussian_mixture(4, floor=0), "proper": jaxem.gaussian_mixture(1, floor=0)}
     first, last = jaxem.select(models, rows, jax.random.key(0), n_restarts=4)
-    assert (first.name, first.honest, last.honest) == ("honest", True, False)
+    assert (first.name, first.proper, last.proper) == ("proper", True, False)
     assert last.n_reached == 0
 
 

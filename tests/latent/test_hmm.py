@@ -11,7 +11,7 @@ from hmmlearn import hmm as hmmlearn
 from scipy.stats import multivariate_normal, poisson
 
 import jaxem
-from jaxem.engine.loop import Status
+from jaxem.engine.result import Status
 from jaxem.latent import forward_backward, markov
 
 RNG_SEED = 3

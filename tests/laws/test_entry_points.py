@@ -16,8 +16,6 @@ from entry_points import ENTRY_POINTS, LOG_LIK, SITUATIONS, Case, on_host, wide
 from questions import DRAWN, QUESTIONS, Asked
 from zoo import ZOO
 
-import jaxem
-
 #: How far params may be from those of float64, in standard units and relative to the largest entry of a leaf.
 #: Rounding a mean at 1e4 standard deviations to float32 moves it by up to 5e-4 of them.
 PARAMS = 2e-3
@@ -75,7 +73,8 @@ def assert_same_fit(case, found, reference):
     for name in ("log_lik", "objective"):
         got, want = getattr(found, name), getattr(reference, name)
         if got is not None:
-            assert abs(float(got) - float(want)) <= LOG_LIK * (abs(float(want)) + case.total_weight), name
+            off = abs(float(got) - float(want))
+            assert off <= LOG_LIK * (abs(float(want)) + case.total_weight), f"{name}: {got}, not {want}"
     if found.log_lik is not None:
         assert_is_log_lik(case, found.log_lik, case.wide_log_lik(found.params))
 
@@ -105,7 +104,8 @@ def _equal(case, got, want):
 
 
 def _close_numbers(case, got, want):
-    assert abs(float(got) - float(want)) <= PER_ROW * (abs(float(want)) + case.total_weight)
+    off = abs(float(got) - float(want))
+    assert off <= PER_ROW * (abs(float(want)) + case.total_weight), f"{got}, not {want}"
 
 
 def _close_rows(case, got, want):

@@ -64,7 +64,7 @@ def test_programs_compiled_ahead_are_those_that_are_called():
 
     with count_compilations() as first:
         fit()
-    for name in ("_set_out", "iterate", "finish"):
+    for name in ("_initialise", "iterate", "finish"):
         assert [name in program for program in first].count(True) == 1, first
     with count_compilations() as second:
         fit()

@@ -89,7 +89,7 @@ def test_no_factor_is_computed_for_every_chunk(covariance):
     x = jnp.asarray(groups(64, 5), jnp.float32)
     model = jaxem.gaussian_mixture(3, covariance=covariance)
     params = model.init(jax.random.key(0), x)
-    problem = make_problem(model, x, jnp.ones(64), 16).opened()
+    problem = make_problem(model, x, jnp.ones(64), 16).chunked()
     traced = jax.make_jaxpr(problem.expectation)(params).jaxpr
     (scan,) = [eqn for eqn in traced.eqns if eqn.primitive.name == "scan" and eqn.params["length"] == 4]
     inside = primitives(scan.params["jaxpr"].jaxpr)
