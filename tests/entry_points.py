@@ -7,6 +7,7 @@ the law over both.
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ import jaxem
 from jaxem.contract.capabilities import Discrete, Pools, provides
 from jaxem.sklearn import GaussianMixture
 
-#: M-steps of the fits that are compared; restarts where an entry point draws the starts itself; draws of a sample.
-STEPS, RESTARTS, DRAWS = 3, 2, 64
+#: M-steps of the fits that are compared; restarts where an entry point draws the starts itself.
+STEPS, RESTARTS = 3, 2
 
 #: They are stopped by the number of steps alone.
 LIMITS = {"tol": 0.0, "max_steps": STEPS}
@@ -30,7 +31,7 @@ LIMITS = {"tol": 0.0, "max_steps": STEPS}
 LOG_LIK = 1e-5
 
 
-# --- rows far from the origin -------------------------------------------------------------------------------------------
+# --- rows far from the origin ----------------------------------------
 
 #: Where real numbers are moved to, in standard deviations of their column, and what positive numbers are multiplied by.
 SHIFT, FACTOR = 1e4, 1e6
@@ -73,7 +74,7 @@ def _parts(part) -> list:
     return [each for each in flat if hasattr(each, "e_step")]
 
 
-# --- models that hold something of the data -----------------------------------------------------------------------------
+# --- models that hold something of the data ----------------------------------------
 
 
 def _boxed(x):
@@ -108,18 +109,19 @@ MODELS = {
 LABELLED = {"labelled": (lambda: data.groups(90, 2), data.labels(90, 3))}
 
 
-# --- a row of the zoo in one situation ----------------------------------------------------------------------------------
+# --- a row of the zoo in one situation ----------------------------------------
 
 
 class Situation(NamedTuple):
-    """How the data of a row are given. dtype: that of the rows on the host."""
+    """How the data of a row are given. dtype: that of the rows on the host. asked: all questions are asked in it."""
 
     name: str
-    far: bool = True
     dtype: str = "float64"
+    far: bool = True
     weighted: bool = False
     labelled: bool = False
     believed: bool = False
+    asked: bool = False
 
     def suits(self, row) -> bool:
         """Whether the model of a row of the zoo takes labels, and a prior, where this situation has them."""
@@ -129,11 +131,10 @@ class Situation(NamedTuple):
 
 
 SITUATIONS = (
-    Situation("far"),
-    Situation("far-float32-weights", dtype="float32", weighted=True),
-    Situation("far-float32-labels", dtype="float32", labelled=True),
-    Situation("far-float32-prior-weights", dtype="float32", weighted=True, believed=True),
-    Situation("near", far=False),
+    Situation("float64", asked=True),
+    Situation("float32-weights", "float32", weighted=True, asked=True),
+    Situation("float32-labels", "float32", labelled=True),
+    Situation("float32-prior-weights", "float32", weighted=True, believed=True),
 )
 
 
@@ -237,11 +238,17 @@ class Case:
         with jax.enable_x64(True):
             return on_host(_in_standard_units(*self.joined(self.wide_model, self.wide_x), self.weights, wide(params)))
 
-    def wide_log_lik(self, params) -> float:
-        """The log-likelihood of params, computed in float64."""
+    def wide_log_prob(self, params):
+        """Log densities of the rows, computed in float64."""
         with jax.enable_x64(True):
             model, x = self.joined(self.wide_model, self.wide_x)
-            return self.total(model.log_prob(wide(params), x))
+            return np.asarray(model.log_prob(wide(params), x))
+
+    def log_prob_in_standard_units(self, params):
+        """Log densities of the rows in the model's standard units: the same wherever the rows lie."""
+        with jax.enable_x64(True):
+            volume = _log_volume(*self.joined(self.wide_model, self.wide_x), self.weights)
+            return self.wide_log_prob(params) + np.asarray(volume)
 
     def total(self, log_prob) -> float:
         """The sum of weights times log densities."""
@@ -270,19 +277,26 @@ def _in_standard_units(model, x, weights, params):
     return model.units(model.rows(x), weights).params(params)
 
 
-# --- the ways to fit ----------------------------------------------------------------------------------------------------
+@jax.jit
+def _log_volume(model, x, weights):
+    return model.units(model.rows(x), weights).log_volume()
+
+
+# --- the ways to fit ----------------------------------------
 
 
 class EntryPoint(NamedTuple):
     """A way to fit.
 
     run: a case -> `Fitted`. steps: M-steps of `jaxem.fit` that it equals. suits: (row, situation) -> whether it can.
+    on_device: it takes and gives float32 arrays on the device, which far from the origin are rounded.
     """
 
     name: str
     run: Callable[[Case], Fitted]
     steps: int = STEPS
     suits: Callable[[Any, Situation], bool] = lambda row, situation: True
+    on_device: bool = False
 
 
 def _fit(case):
@@ -345,7 +359,7 @@ def _stream(case):
 def _pieces(rows, n):
     """Rows in three pieces of different lengths."""
     edges = [0, n // 4, n // 2, n]
-    cuts = [slice(a, b) for a, b in zip(edges, edges[1:])]
+    cuts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     return [jax.tree.map(lambda leaf, cut=cut: leaf[cut], rows) for cut in cuts]
 
 
@@ -446,14 +460,19 @@ def _partial_in_jit(case):
     return Fitted(_compiled_partial(*case.joined(), case.start, case.weights))
 
 
+def _is_tempered(row, situation):
+    """Whether annealing has something to raise to a power: the soft posterior of a discrete hidden value."""
+    chain = isinstance(row.model, jaxem.HMM)
+    return provides(row.model, Discrete) and row.model.normalised and not chain
+
+
 def _keeps_rows(row, situation):
-    """Whether rows lose no digits when they are put on the device, where only programs can move them."""
+    """Whether rows lose nothing when they are put on the device, where only programs can move them."""
     return situation.dtype == "float32" or not situation.far
 
 
-def _is_tempered(row, situation):
-    """Whether annealing has something to raise to a power: a soft posterior of a discrete hidden value."""
-    return provides(row.model, Discrete) and row.model.normalised
+def _keeps_rows_and_is_tempered(row, situation):
+    return _keeps_rows(row, situation) and _is_tempered(row, situation)
 
 
 def _has_no_prior(row, situation):
@@ -476,9 +495,8 @@ ENTRY_POINTS = (
     EntryPoint("compare_algorithms", _compare_algorithms),
     EntryPoint("scikit-learn", _estimator, suits=_is_scikit_learns),
     EntryPoint("m_step", _by_hand, 1),
-    EntryPoint("jit-fit", _fit_in_jit, suits=_keeps_rows),
-    EntryPoint("jit-fit_restarts", _restarts_in_jit, suits=_keeps_rows),
-    EntryPoint("jit-anneal", _anneal_in_jit, suits=lambda *case: _keeps_rows(*case) and _is_tempered(*case)),
-    EntryPoint("jit-fit_partial", _partial_in_jit, 1, _keeps_rows),
+    EntryPoint("jit-fit", _fit_in_jit, STEPS, _keeps_rows, on_device=True),
+    EntryPoint("jit-fit_restarts", _restarts_in_jit, STEPS, _keeps_rows, on_device=True),
+    EntryPoint("jit-anneal", _anneal_in_jit, STEPS, _keeps_rows_and_is_tempered, on_device=True),
+    EntryPoint("jit-fit_partial", _partial_in_jit, 1, _keeps_rows, on_device=True),
 )
-

@@ -44,8 +44,9 @@ class Question(NamedTuple):
     like: str
     needs: Callable[[Any], bool] = lambda model: True
 
-    def suits(self, model) -> bool:
-        return self.needs(model)
+    def suits(self, row, situation) -> bool:
+        """Whether it is asked of a row of the zoo in a situation; how likely rows are is asked in all of them."""
+        return self.needs(row.model) and (situation.asked or self.name == "log_prob")
 
 
 def _method(name):

@@ -176,7 +176,7 @@ def _frame_of_call(model, arguments) -> Frame | None:
     """The frame for the rows and params of a call; None where they are used as they are."""
     rows, params = arguments.get("x"), arguments.get("params")
     leaves = jax.tree.leaves((rows, params))
-    if not leaves or is_traced(model, leaves) or jax.config.jax_enable_x64:
+    if not leaves or is_traced(model, leaves) or arrays.default_float() == np.float64:
         return None
     if not any(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in leaves):
         return None

@@ -13,6 +13,7 @@ import secrets
 import struct
 import tokenize
 import zipfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,12 @@ def write(path, tree, arrays):
     _write_atomically(Path(path), header=text, **{f"array_{i}": array for i, array in enumerate(arrays)})
 
 
-def _version():
-    import jaxem
-
-    return jaxem.__version__
+def _version() -> str:
+    """The version of jaxem as it is installed."""
+    try:
+        return version("jaxem")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _write_atomically(path, **entries):

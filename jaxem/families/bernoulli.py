@@ -12,23 +12,31 @@ from jaxem.families.support import BITS, Vectors
 
 
 class BernoulliParams(NamedTuple):
-    """prob [k, d]: the probability of a 1 in each column."""
+    """The params of `Bernoulli`.
+
+    prob [k, d]: the probability of a 1 in each column.
+    """
 
     prob: Any
 
 
 @model_class
 class Bernoulli(ExponentialFamily):
-    """p(x) = prod_j prob_j^x_j (1 - prob_j)^(1 - x_j), x [n, d]; Bishop (2006), equations (9.44) and (9.59).
+    """Vectors of independent bits x [n, d]: p(x) = prod_j prob_j^x_j (1 - prob_j)^(1 - x_j).
 
-    A probability may be exactly 0 or 1: 0 log 0 = 0, and a row that contradicts it has log_prob -inf. That is why the
-    features are both x and 1 - x: their two logarithms never meet in one difference.
+    The M-step is the weighted share of ones in each column; Bishop (2006), equations (9.44) and
+    (9.59). A probability may be exactly 0 or 1: 0 log 0 = 0, and a row that contradicts it has
+    log_prob -inf. That is why the features are both x and 1 - x: their two logarithms never meet in
+    one difference.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([[1., 1., 0.], [1., 1., 0.], [0., 0., 1.], [0., 1., 1.]])
-    >>> best, _ = jaxem.fit_restarts(jaxem.bernoulli_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> jax.numpy.sort(best.params.components.prob, 0).round(2).tolist()
-    [[0.0, 0.5, 0.0], [1.0, 1.0, 1.0]]
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([[1., 1., 0.], [1., 1., 0.], [0., 0., 1.], [0., 1., 1.]])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.bernoulli_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> jax.numpy.sort(best.params.components.prob, 0).round(2).tolist()
+        [[0.0, 0.5, 0.0], [1.0, 1.0, 1.0]]
     """
 
     support = Vectors(BITS)
@@ -48,7 +56,7 @@ class Bernoulli(ExponentialFamily):
     def log_normalizer(self, params):
         return jnp.zeros((), params.prob.dtype)
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> BernoulliParams:
         ones, zeros = jnp.split(moments, 2)
         return BernoulliParams(ones / (ones + zeros))
 
@@ -58,7 +66,7 @@ class Bernoulli(ExponentialFamily):
     def mean(self, params):
         return params.prob
 
-    def constraints(self):
+    def constraints(self) -> BernoulliParams:
         return BernoulliParams(UnitInterval())
 
     def embed(self, x, weights=None):
@@ -66,6 +74,6 @@ class Bernoulli(ExponentialFamily):
         return x
 
     def sample(self, params, key, n):
-        """n rows of every component: [n, k, d]."""
+        """n rows of every component, [n, k, d]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return (uniform < params.prob).astype(params.prob.dtype)

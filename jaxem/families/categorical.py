@@ -15,16 +15,20 @@ from jaxem.families.support import Numbers, Values, Vectors
 
 
 class CategoricalParams(NamedTuple):
-    """prob [k, d, c]: of each category of each item; 0 beyond the categories that an item has."""
+    """The params of `Categorical`.
+
+    prob [k, d, c]: the probability of each category of each item; 0 beyond the categories that an
+    item has.
+    """
 
     prob: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class PaddedSimplex(Simplex):
-    """Probabilities [..., d, c] along the last axis, item j using only its first sizes[j] entries.
+    """Probabilities [..., d, c] along the last axis, of which item j uses the first sizes[j].
 
-    The coordinates [..., sum(sizes - 1)] are log-odds against each item's last category.
+    The coordinates [..., sum(sizes - 1)] are log-odds against the last category of each item.
     """
 
     sizes: tuple = ()
@@ -57,18 +61,26 @@ class PaddedSimplex(Simplex):
 
 @model_class
 class Categorical(ExponentialFamily):
-    """p(x) = prod_j prob[j, x_j] for items x [n, d] coded 0, 1, ...; the M-step is the weighted share of each category.
+    """Items with unordered categories: p(x) = prod_j prob[j, x_j], for x [n, d] coded 0, 1, ...
 
-    n_categories: how many each item has, one number or one per item. scalar: one item, x [n], with params of d = 1.
-    Probabilities may be exactly 0: 0 log 0 = 0, and a row that contradicts one has log_prob -inf.
-    Goodman (1974); McLachlan and Peel (2000), section 5.10.
+    The M-step is the weighted share of each category. Probabilities may be exactly 0: 0 log 0 = 0,
+    and a row that contradicts one has log_prob -inf. Goodman (1974); McLachlan and Peel (2000),
+    section 5.10.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([[0., 2.], [0., 2.], [1., 0.], [1., 1.]])
-    >>> model = jaxem.categorical_mixture(2, n_categories=(2, 3))
-    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
-    >>> best.params.components.prob.shape, round(float(best.log_lik), 3)
-    ((2, 2, 3), -4.159)
+    Args:
+        n_categories: how many categories each item has: one number, or one for each item.
+        scalar: True for a single item, x [n]; its params have d = 1.
+
+    Raises:
+        ValueError: n_categories are not whole numbers above 0.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([[0., 2.], [0., 2.], [1., 0.], [1., 1.]])
+        >>> model = jaxem.categorical_mixture(2, n_categories=(2, 3))
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> best.params.components.prob.shape, round(float(best.log_lik), 3)
+        ((2, 2, 3), -4.159)
     """
 
     n_categories: int | tuple = static()
@@ -96,7 +108,7 @@ class Categorical(ExponentialFamily):
 
     @property
     def width(self) -> int:
-        """Categories of the largest item."""
+        """The number of categories of the largest item."""
         return max(self.n_categories) if isinstance(self.n_categories, tuple) else self.n_categories
 
     @property
@@ -112,23 +124,23 @@ class Categorical(ExponentialFamily):
     def log_normalizer(self, params):
         return jnp.zeros((), params.prob.dtype)
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> CategoricalParams:
         share = moments.reshape(-1, self.width)
         return CategoricalParams(share / share.sum(-1, keepdims=True))
 
     def moments(self, params):
         return params.prob.ravel()
 
-    def constraints(self):
+    def constraints(self) -> CategoricalParams:
         sizes = self.n_categories
         return CategoricalParams(PaddedSimplex(sizes) if isinstance(sizes, tuple) else Simplex())
 
     def embed(self, x, weights=None):
-        """One-hot items [n, d c]: rows are as far apart as the number of items in which they differ."""
+        """One-hot items [n, d c]: the distance of two rows tells in how many items they differ."""
         return jax.vmap(self.features)(x)
 
     def sample(self, params, key, n):
-        """n rows of every component: [n, k, d], or [n, k] if scalar."""
+        """n rows of every component, [n, k, d], or [n, k] if scalar."""
         logits = jnp.log(params.prob)
         codes = jax.random.categorical(key, logits, shape=(n, *logits.shape[:-1])).astype(params.prob.dtype)
         return codes[..., 0] if self.scalar else codes

@@ -1,13 +1,14 @@
-"""Structures of covariance matrices: what a normal family needs to know of full, diagonal and spherical ones.
+"""Structures of covariance matrices: full, diagonal and spherical.
 
-A structure says in which array a covariance is kept, which features its rows need, and how the M-step gets it from
-their sums. `Gaussian` does the rest, once for all structures; whether all components share a covariance is its concern
-too. Arrays `cov` have any leading axes (k, or none where the covariance is shared) before the axes of one covariance.
+A structure says in which array a covariance is kept, which features its rows need, and how the
+M-step gets it from their sums. `Gaussian` does the rest, once for all structures; whether all
+components share a covariance is its concern too. Arrays `cov` have any leading axes (k, or none
+where the covariance is shared) before the axes of one covariance.
 
 Three forms of second moments occur:
 
     quadratic   as features, flat: [..., q]
-    second      the same, as `outer(mean)` has it: [..., d, d], [..., d], or [..., 1] for the squared norm
+    second      the same as `outer(mean)`: [..., d, d], [..., d], or [..., 1] for the squared norm
     scatter     of whitened rows, in the centred form: [..., d, d], or [..., d]
 """
 
@@ -20,12 +21,16 @@ from jaxem.numerics.linalg import PRECISION
 
 
 class Covariance:
-    """The interface of a structure; a new one is a subclass, and a line in `jaxem.families.gaussian.STRUCTURES`."""
+    """The interface of a structure. A new one is a subclass and a line in `gaussian.STRUCTURES`."""
 
-    #: Its name, and the kind of standard units that keep the structure, see `jaxem.contract.affine.standardize`.
-    name: str
+    #: The standard units that keep the structure ("full", "diag" or "spherical"), see
+    #: `jaxem.contract.affine.standardize`.
+    metric: str
 
-    # --- the params ----------------------------------------------------------------------------------------------
+    #: Whether each column has variances of its own, which depend on nothing in the other columns.
+    independent_columns = False
+
+    # --- the params -------------------------------------------------------------------------------
 
     def shape(self, d: int) -> tuple[int, ...]:
         """The shape of one covariance of d columns."""
@@ -39,7 +44,7 @@ class Covariance:
         """Covariances I in the place of `cov`."""
         raise NotImplementedError
 
-    # --- densities -----------------------------------------------------------------------------------------------
+    # --- densities --------------------------------------------------------------------------------
 
     def quadratic(self, columns):
         """The quadratic features [q, n] of the columns [d, n] of rows."""
@@ -73,7 +78,7 @@ class Covariance:
         """L noise, of standard normal noise [n, k, d]."""
         raise NotImplementedError
 
-    # --- the M-step ----------------------------------------------------------------------------------------------
+    # --- the M-step -------------------------------------------------------------------------------
 
     def unpack(self, quadratic):
         """Sums of the quadratic features as second moments."""
@@ -96,9 +101,10 @@ class Covariance:
         return cov
 
     def combined(self, cov, rows):
-        """The covariances of k components from those that each would have by itself, which rest on rows [k].
+        """The covariances of k components, from those that each of them would have by itself.
 
-        It is for structures in which components share a part of their covariances: a volume, a shape, an orientation.
+        They rest on rows [k]. It is for structures in which components share a part of their
+        covariances: a volume, a shape, an orientation.
         """
         return cov
 
@@ -119,24 +125,24 @@ class Covariance:
         return shift * shift
 
     def moved(self, cov, shift, scatter):
-        """(step of the mean, new covariance) from the whitened rows' mean shift and their scatter about it."""
+        """(step of the mean, new covariance), from the mean shift and scatter of whitened rows."""
         raise NotImplementedError
 
-    # --- conditioning --------------------------------------------------------------------------------------------
+    # --- conditioning -----------------------------------------------------------------------------
 
     def precision_norm(self, cov, d: int):
         """The Frobenius norm of the precision matrix, [...]."""
         raise NotImplementedError
 
     def smallest_eigenvalues(self, cov, pooled, d: int):
-        """The smallest eigenvalue of cov, and the smallest relative to the covariance `pooled`; [...] both."""
+        """The smallest eigenvalues [...] of cov, and of cov relative to the covariance `pooled`."""
         raise NotImplementedError
 
 
 class Full(Covariance):
     """Any positive definite matrix, [..., d, d]."""
 
-    name = "full"
+    metric = "full"
 
     def shape(self, d):
         return (d, d)
@@ -217,10 +223,12 @@ class Full(Covariance):
 
 
 def _smallest_eigenvalue(inverse):
-    """The smallest eigenvalue of the covariance whose inverse is inverse^T inverse [..., d, d]; 0 where it has none.
+    """The smallest eigenvalue of the covariance whose inverse is inverse^T inverse, [..., d, d].
 
-    As the largest eigenvalue of that inverse it is exact to rounding. In the covariance itself it would drown in the
-    rounding of the largest one.
+    It is 0 where the covariance has no inverse.
+
+    As the largest eigenvalue of that inverse it is exact to rounding. In the covariance itself it
+    would drown in the rounding of the largest one.
     """
     largest = linalg.largest_eigenvalue(jnp.swapaxes(inverse, -1, -2) @ inverse)
     return jnp.where(jnp.isfinite(largest), 1 / largest, 0)
@@ -229,7 +237,8 @@ def _smallest_eigenvalue(inverse):
 class Diagonal(Covariance):
     """A variance for each column, [..., d]."""
 
-    name = "diag"
+    metric = "diag"
+    independent_columns = True
 
     def shape(self, d):
         return (d,)
@@ -241,7 +250,7 @@ class Diagonal(Covariance):
         return jnp.ones_like(cov)
 
     def columns(self, cov):
-        """The variances with an axis for the columns: [..., d], or [..., 1] where all columns have the same."""
+        """The variances with an axis for the columns: [..., d], or [..., 1] if they are equal."""
         return cov
 
     def quadratic(self, columns):
@@ -296,7 +305,8 @@ class Diagonal(Covariance):
 class Spherical(Diagonal):
     """One variance of all columns, [...]."""
 
-    name = "spherical"
+    metric = "spherical"
+    independent_columns = False
 
     def shape(self, d):
         return ()

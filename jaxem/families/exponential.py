@@ -1,4 +1,4 @@
-"""Waiting times without memory."""
+"""Waiting times without memory: the exponential distribution."""
 
 from typing import Any, NamedTuple
 
@@ -13,20 +13,28 @@ from jaxem.families.support import NON_NEGATIVE, Numbers
 
 
 class ExponentialParams(NamedTuple):
-    """rate [k]: one over the mean."""
+    """The params of `Exponential`.
+
+    rate [k]: one over the mean.
+    """
 
     rate: Any
 
 
 @model_class
 class Exponential(ScaleFamily):
-    """p(x) = rate exp(-rate x) for x [n] >= 0; the M-step is rate = 1 / mean. Bishop (2006), section 2.4.
+    """Waiting times without memory: p(x) = rate exp(-rate x), for x [n] >= 0.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([0.1, 0.3, 0.2, 0.5, 40.0, 70.0, 55.0])
-    >>> best, _ = jaxem.fit_restarts(jaxem.exponential_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(1 / rate) for rate in best.params.components.rate.tolist())
-    [0, 54]
+    The M-step is rate = 1 / mean. Bishop (2006), section 2.4.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([0.1, 0.3, 0.2, 0.5, 40.0, 70.0, 55.0])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.exponential_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> sorted(round(1 / rate) for rate in best.params.components.rate.tolist())
+        [0, 54]
     """
 
     support = Numbers(NON_NEGATIVE)
@@ -42,8 +50,9 @@ class Exponential(ScaleFamily):
     def log_normalizer(self, params):
         return -jnp.log(params.rate)
 
-    def from_moments(self, moments):
-        # A component of zeros only would have an infinite rate; the data's own mean is 1.
+    def from_moments(self, moments) -> ExponentialParams:
+        # A component of zeros only would have an infinite rate; the mean of the data is 1 in these
+        # units.
         return ExponentialParams(1 / jnp.maximum(moments[0], jnp.finfo(moments.dtype).tiny * 4))
 
     def moments(self, params):
@@ -52,7 +61,7 @@ class Exponential(ScaleFamily):
     def mean(self, params):
         return 1 / params.rate
 
-    def constraints(self):
+    def constraints(self) -> ExponentialParams:
         return ExponentialParams(Positive())
 
     def embed(self, x, weights=None):
@@ -60,10 +69,10 @@ class Exponential(ScaleFamily):
         return super().embed(jnp.cbrt(x), weights)
 
     def degenerate(self, params, n_points):
-        """A component on zeros only: its density there grows without bound."""
+        """Whether a component lies on zeros only: its density there grows without bound."""
         return ~(params.rate * jnp.finfo(params.rate.dtype).eps ** 2 < 1)
 
     def sample(self, params, key, n):
-        """n times of every component: [n, k]."""
+        """n times of every component, [n, k]."""
         draws = jax.random.exponential(key, (n, *params.rate.shape), params.rate.dtype)
         return draws / params.rate

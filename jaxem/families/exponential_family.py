@@ -1,14 +1,12 @@
 """Exponential families: k components in two matrix products on shared features.
 
-For p(x | eta) = h(x) exp(T(x) . eta - A(eta)) the log densities of n rows under k components are one product of the
-features T with the natural parameters, and the expected sufficient statistics are one product of the
-responsibilities with the same features. Nothing loops over components, and T is computed once for a whole fit.
-
-A *family* is a `Model` of k components side by side: its params have a leading component axis, its `e_step` gives
-log_prob [n, k], and its weights are [n, k]. Mixtures, hidden Markov models and hard assignments are put over it.
+For p(x | eta) = h(x) exp(T(x) . eta - A(eta)) the log densities of n rows under k components are
+one product of the features T with the natural parameters, and the expected sufficient statistics
+are one product of the responsibilities with the same features. Nothing loops over components, and T
+is computed once for a whole fit.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +18,19 @@ from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep
 from jaxem.numerics.linalg import PRECISION
 
-#: Stands for log 0 in a natural parameter. Finite, so that its product with a feature of 0 is 0 (0 log 0 = 0), and so
-#: far below any real log density that a sum which contains it is recognised and becomes -inf (see `excludes`).
+#: The value that represents log 0 in a natural parameter. It is finite, so that its product with a
+#: feature of 0 is 0 (0 log 0 = 0), and so far below any real log density that a sum which contains
+#: it is recognised and becomes -inf (see `excludes`).
 IMPOSSIBLE = -1e25
 
 
 class Features(NamedTuple):
-    """What an exponential family needs of the data: features-major, so that rows are the fast axis of every loop.
+    """What an exponential family needs of the data; rows are the last axis, the fast one of a loop.
 
-    own: [f + 1, n], a row of ones and then T(x).
-    common: the features whose natural parameter all components share (log h(x) is one, with parameter 1), [g, n]; or,
-    when the row weights are fixed for a whole fit, their weighted sum [g], which no iteration has to touch again.
+    own [f + 1, n]: a row of ones, and then T(x).
+    common [g, n]: the features whose natural parameter all components share (log h(x) is one, with
+        parameter 1). Where the row weights are fixed for a whole fit it is their weighted sum [g],
+        which no iteration computes again.
     """
 
     own: jax.Array
@@ -38,7 +38,11 @@ class Features(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Expected sufficient statistics of k components: weights [k], sums of T [k, f], sums of common features [g]."""
+    """Expected sufficient statistics of k components.
+
+    count [k]: the sums of weights. total [k, f]: the sums of T. common [g]: the sums of the common
+    features.
+    """
 
     count: jax.Array
     total: jax.Array
@@ -46,51 +50,61 @@ class Moments(NamedTuple):
 
 
 class ExponentialFamily(Conjugate, Family):
-    """A family from four small functions, each written for one row or one component:
+    """A family made of four small functions: p(x | eta) = h(x) exp(T(x) . eta - A(eta)).
 
-        features(x) -> T [f]                 one row's sufficient statistics
-        natural(params) -> eta [f]           one component's natural parameters
-        log_normalizer(params) -> A          one component's log-partition
+    A subclass writes, for one row or one component each,
+
+        features(x) -> T [f]                     the sufficient statistics
+        natural(params) -> eta [f]               the natural parameters
+        log_normalizer(params) -> A              the log-partition
         from_moments(mean of T [f]) -> params    the component whose expected T is this
 
-    and optionally log_base(x) -> log h(x), and moments(params) -> E[T] [f], the inverse of from_moments, which
-    conjugate priors need (see `WithPrior`). `constraints` says where params live.
+    and, where they apply, log_base(x) -> log h(x), and moments(params) -> E[T] [f], the inverse of
+    from_moments, which conjugate priors need (see `WithPrior`). `constraints` says where params
+    live; `support` and `param_shapes` declare the rows and the shapes of the params, from which
+    checks follow.
 
-    A family that can rule rows out (a probability of exactly 0) says `excludes = True` and takes its natural
-    parameters with `log_or_impossible`.
+    A family in which rows can be impossible (a probability of exactly 0) says `excludes = True` and
+    takes its natural parameters with `log_or_impossible`.
 
     Bishop (2006), section 2.4; the M-step is moment matching, equation (2.226).
     """
 
-    #: Whether some rows may be impossible: their log_prob is then -inf, and nothing is NaN.
+    #: Whether rows may be impossible: their log_prob is then -inf, and nothing is NaN.
     excludes = False
 
-    def features(self, x):
-        raise NotImplementedError
+    def features(self, x) -> jax.Array:
+        """The sufficient statistics T(x) [f] of one row."""
+        raise NotImplementedError(f"{type(self).__name__}.features")
 
-    def natural(self, params):
-        raise NotImplementedError
+    def natural(self, params) -> jax.Array:
+        """The natural parameters eta [f] of one component."""
+        raise NotImplementedError(f"{type(self).__name__}.natural")
 
-    def log_normalizer(self, params):
-        raise NotImplementedError
+    def log_normalizer(self, params) -> jax.Array:
+        """The log-partition A of one component, in nats."""
+        raise NotImplementedError(f"{type(self).__name__}.log_normalizer")
 
-    def from_moments(self, moments):
-        raise NotImplementedError
+    def from_moments(self, moments) -> Any:
+        """The params of the component whose expected T is `moments` [f]."""
+        raise NotImplementedError(f"{type(self).__name__}.from_moments")
 
-    def moments(self, params):
+    def moments(self, params) -> jax.Array:
+        """The expected T [f] of one component: the inverse of `from_moments`. Optional."""
         raise NotProvidedError(self, "moments")
 
-    def log_base(self, x):
-        raise NotImplementedError
+    def log_base(self, x) -> jax.Array:
+        """log h(x) of one row, in nats. Optional: h is 1 where it is not written."""
+        raise NotImplementedError(f"{type(self).__name__}.log_base")
 
     @property
     def withholds(self):
-        """A conjugate prior is there for those that write `moments` (or all of `pseudo_statistics`)."""
+        """A conjugate prior, unless the family writes `moments` (or `pseudo_statistics` itself)."""
         own, base = type(self), ExponentialFamily
         written = own.moments is not base.moments or own.pseudo_statistics is not base.pseudo_statistics
         return () if written else (Conjugate,)
 
-    # --- the two products ------------------------------------------------------------------------------------
+    # --- the two products -------------------------------------------------------------------------
 
     @property
     def _has_base(self):
@@ -108,7 +122,7 @@ class ExponentialFamily(Conjugate, Family):
         return Features(own, base if weights is None else base @ weights)
 
     def coefficients(self, params):
-        """([k, f + 1] constant and natural parameters of the own features, [g] of the common ones)."""
+        """Coefficients of the own features [k, f + 1], constant first, and of the common ones [g]."""
 
         def one(component):
             return jnp.concatenate([-self.log_normalizer(component)[None], self.natural(component)])
@@ -125,7 +139,7 @@ class ExponentialFamily(Conjugate, Family):
         return self.product_e_step(params, log_weights, self.prepare(x))
 
     def product_e_step(self, params, log_weights, features: Features):
-        """`weighted_e_step` with the weights in the constant of each component: they cost no pass of their own."""
+        """`weighted_e_step` with the weights in each component's constant: no extra pass."""
         own, common = self.coefficients(params)
         own = jnp.concatenate([own[:, :1] + log_weights[:, None], own[:, 1:]], 1)
         return EStep(None, self._log_prob(own, common, features))
@@ -138,7 +152,7 @@ class ExponentialFamily(Conjugate, Family):
             log_prob = jnp.where(log_prob < 0.5 * IMPOSSIBLE, -jnp.inf, log_prob)
         return log_prob.T
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> Any:
         features = self.prepare(x)
         sums = weighted_sums(features.own, weights)
         common = features.common
@@ -156,7 +170,7 @@ class ExponentialFamily(Conjugate, Family):
         new = jax.vmap(self.from_moments)(mean)
         return new if params is None else self.keep_where(alive, new, params)
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params, strength, units=None) -> Any:
         moments = jax.vmap(self.moments)(params)
         rows = jnp.broadcast_to(jnp.asarray(jax.tree.leaves(strength)[0], moments.dtype), moments.shape[:1])
         return Moments(rows, rows[:, None] * moments, jnp.zeros(int(self._has_base), moments.dtype))
@@ -167,7 +181,7 @@ class ExponentialFamily(Conjugate, Family):
 
 @jax.custom_jvp
 def weighted_sums(features, weights):
-    """The sums over rows [k, f] of features [f, n] with weights [n, k]."""
+    """The sums over rows, [k, f], of features [f, n] with weights [n, k]."""
     return _features_first(features, weights)
 
 
@@ -179,9 +193,13 @@ def _(values, tangents):
 
 @jax.custom_batching.custom_vmap
 def _features_first(features, weights):
-    """A CPU packs the second operand: where that is the features, it takes up to 1.6 times as long."""
+    """`weighted_sums` with the weights as the second operand.
+
+    A CPU packs the second operand. With the features there, it takes up to 1.6 times as long.
+    """
     sums = lax.dot_general(features, weights.T, (((1,), (1,)), ((), ())), precision=PRECISION)
-    # Else the compiler would turn the product around, to save itself the transposition of a small result.
+    # Without the barrier the compiler exchanges the operands, to save the transposition of a small
+    # result.
     return lax.optimization_barrier(sums).T
 
 
@@ -197,19 +215,22 @@ def _(size, batched, features, weights):
 
 
 def expected_logits(own, common, stats):
-    """Q from the coefficients of the features and their expected sums."""
+    """Q, total in nats, from the coefficients of the features and their expected sums."""
     return (own * jnp.concatenate([stats.count[:, None], stats.total], 1)).sum() + common @ stats.common
 
 
 def log_or_impossible(prob):
-    """log of a probability or rate, with `IMPOSSIBLE` for 0; its derivative there is 0, not NaN."""
+    """The log of a probability or rate, with `IMPOSSIBLE` (and the derivative 0) for 0."""
     # Numbers below tiny may be flushed to 0 by the hardware.
     positive = prob >= jnp.finfo(prob.dtype).tiny
     return jnp.where(positive, jnp.log(jnp.where(positive, prob, 1)), IMPOSSIBLE)
 
 
 def component_means(stats):
-    """Mean of T per component, and which components hold any weight; an empty one gets the mean over all."""
+    """(the mean of T of each component [k, f], which components hold any weight [k]).
+
+    An empty component gets the mean over all rows.
+    """
     alive = alive_components(stats.count)
     overall = stats.total.sum(0) / stats.count.sum()
     safe = jnp.where(alive, stats.count, 1)[:, None]

@@ -1,7 +1,8 @@
-"""Continuous latent variables: factor analysis and probabilistic PCA, as Gaussians whose covariance has few factors.
+"""Factor analysis and probabilistic PCA: normal distributions whose covariance has few factors.
 
-With x = mean + W z + noise, z ~ N(0, I), the covariance is W W^T + noise. Everything the data say about it is their
-scatter, which the Gaussian's statistics hold: the latent z never has to be looked at row by row.
+With x = mean + W z + noise and a hidden z ~ N(0, I), the covariance is W W^T + noise. Everything
+that the data say about it is their scatter, which the statistics of a normal distribution hold: the
+E-step need not compute z for each row.
 """
 
 from typing import Any, NamedTuple
@@ -14,21 +15,27 @@ from jaxem.contract.constraints import Loadings, Positive, Real
 from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import model_class
 from jaxem.contract.pytree import static
-from jaxem.contract.units import LOADINGS, LOCATION, VARIANCE, AffineUnits, Identity
+from jaxem.contract.units import LOADINGS, LOCATION, VARIANCE, AffineUnits, Identity, Units
 from jaxem.families.gaussian import Gaussian, GaussianParams, rows_or_means
 from jaxem.families.support import Vectors
 from jaxem.numerics import linalg
 
-#: Smallest noise variance, relative to the variance of its column: a Heywood case (a column that the factors explain
-#: exactly) has its maximum at 0, and what a smaller floor would add to it is below rounding.
+#: The smallest noise variance, relative to the variance of its column. A Heywood case (a column
+#: that the factors explain exactly) has its maximum at 0; what a smaller floor would add is below
+#: rounding.
 NOISE_FLOOR = {4: 1e-6, 8: 1e-10}
 
-#: Sweeps over (loadings, noise) in one M-step. They see only the scatter, not the data, so they are cheap.
+#: The number of sweeps over (loadings, noise) in one M-step. They are cheap: they read the scatter,
+#: not the data.
 N_SWEEPS = 10
 
 
 class FactorParams(NamedTuple):
-    """mean [k, d]; loadings W [k, d, q], unique up to rotation; noise variances [k, d], or one per component [k]."""
+    """The params of `FactorAnalyzer`.
+
+    mean [k, d]. loadings W [k, d, q], unique up to rotation. noise: the variances [k, d], [d] where
+    the components share them, or [k] where the columns do.
+    """
 
     mean: Any
     loadings: Any
@@ -40,12 +47,20 @@ ROLES = FactorParams(LOCATION, LOADINGS, VARIANCE)
 
 @model_class
 class FactorAnalyzer(Family):
-    """N(x | mean_k, W_k W_k^T + noise_k): Ghahramani and Hinton (1996); Tipping and Bishop (1999).
+    """Normal components with few factors: N(x | mean_k, W_k W_k^T + noise_k), for x [n, d].
 
-    noise: "diag" (factor analysis), "tied" (one diagonal shared by all components), "spherical" (probabilistic PCA,
-    whose M-step is exact: Tipping and Bishop, equations (7) and (8)). Otherwise each sweep of the M-step takes the
-    best loadings given the noise, an eigenproblem, and then the EM update of the noise: both raise Q (Liu and Rubin
-    1998).
+    Ghahramani and Hinton (1996); Tipping and Bishop (1999). With noise="spherical" the M-step is
+    exact: Tipping and Bishop, equations (7) and (8). Otherwise each sweep of the M-step takes the
+    best loadings given the noise, an eigenproblem, and then the EM update of the noise. Both raise
+    Q (Liu and Rubin 1998).
+
+    Args:
+        n_factors: the number q of factors, below the number of columns.
+        noise: "diag" (factor analysis), "tied" (one diagonal that all components share) or
+            "spherical" (probabilistic PCA).
+
+    Raises:
+        ValueError: an argument is not one of these.
     """
 
     n_factors: int = static()
@@ -65,22 +80,24 @@ class FactorAnalyzer(Family):
             raise ValueError(f"n_factors: expected a whole number of at least 1; got {self.n_factors!r}")
 
     @property
-    def gaussian(self):
+    def gaussian(self) -> Gaussian:
+        """The normal family that has the same density."""
         return Gaussian("full", 0.0)
 
     def component_axes(self):
         return FactorParams(0, 0, None if self.noise == "tied" else 0)
 
-    def constraints(self):
+    def constraints(self) -> FactorParams:
         return FactorParams(Real(), Loadings(), Positive())
 
     def covariance(self, params):
-        """W W^T + noise [k, d, d]."""
+        """The covariances W W^T + noise, [k, d, d]."""
         eye = jnp.eye(params.mean.shape[-1], dtype=params.mean.dtype)
         noise = params.noise[..., None] if self.noise == "spherical" else params.noise
         return params.loadings @ jnp.swapaxes(params.loadings, -1, -2) + noise[..., None, :] * eye
 
-    def as_gaussian(self, params):
+    def as_gaussian(self, params) -> GaussianParams:
+        """The params of `gaussian` that give the same density."""
         return GaussianParams(params.mean, self.covariance(params))
 
     def e_step(self, params, x):
@@ -95,7 +112,7 @@ class FactorAnalyzer(Family):
     def expected_log_joint(self, params, stats):
         return self.gaussian.expected_log_joint(self.as_gaussian(params), stats)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> FactorParams:
         old = None if params is None else self.as_gaussian(params)
         mean, scatter = self.gaussian.maximize(stats, old)
         if self.noise == "spherical":
@@ -110,7 +127,7 @@ class FactorAnalyzer(Family):
         return new if params is None else self.keep_where(alive, new, params)
 
     def _principal(self, scatter):
-        """Probabilistic PCA of one scatter matrix [d, d], in closed form."""
+        """(loadings, noise): the probabilistic PCA of one scatter matrix [d, d], in closed form."""
         values, vectors = jnp.linalg.eigh(scatter)
         q = self.n_factors
         noise = jnp.maximum(values[:-q].mean(), NOISE_FLOOR[values.dtype.itemsize] * values.mean())
@@ -125,7 +142,10 @@ class FactorAnalyzer(Family):
         return self._loadings(scatter, noise), noise
 
     def _loadings(self, scatter, noise):
-        """The best loadings given the noise: principal axes of noise^-1/2 S noise^-1/2 above 1 (Lawley 1940)."""
+        """The best loadings given the noise, from the principal axes of noise^-1/2 S noise^-1/2.
+
+        Those with eigenvalues above 1 count (Lawley 1940).
+        """
         deviation = jnp.broadcast_to(jnp.sqrt(noise), scatter.shape[:-1])
         values, vectors = jnp.linalg.eigh(scatter / (deviation[..., :, None] * deviation[..., None, :]))
         q = self.n_factors
@@ -133,7 +153,10 @@ class FactorAnalyzer(Family):
         return deviation[..., None] * vectors[..., -q:] * strength[..., None, :]
 
     def _noise(self, scatter, loadings, noise):
-        """diag(S - W beta S), beta = W^T (W W^T + noise)^-1 (Rubin and Thayer 1982), above its floor; [k, d]."""
+        """diag(S - W beta S) with beta = W^T (W W^T + noise)^-1, above its floor, [k, d].
+
+        Rubin and Thayer (1982).
+        """
         scaled = loadings / jnp.broadcast_to(noise, scatter.shape[:-1])[..., None]
         inner = jnp.eye(self.n_factors, dtype=scatter.dtype) + jnp.swapaxes(loadings, -1, -2) @ scaled
         explained = loadings @ linalg.solve_positive(inner, jnp.swapaxes(scaled, -1, -2) @ scatter)
@@ -144,15 +167,15 @@ class FactorAnalyzer(Family):
     def _pooled(self, noise, share):
         return share @ noise if self.noise == "tied" else noise
 
-    # --- units: columns keep their identity, so they are scaled but not mixed ----------------------------------------
+    # --- units: columns are scaled and not mixed, since the noise of each is its own --------------
 
     def embed(self, x, weights=None):
         return x
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> AffineUnits:
         return AffineUnits(standardize(x, weights, "spherical" if self.noise == "spherical" else "diag"), ROLES)
 
-    def origin(self, x, params=None):
+    def origin(self, x, params=None) -> Units:
         affine = host_origin(rows_or_means(x, params))
         return Identity() if affine is None else AffineUnits(affine, ROLES)
 

@@ -13,12 +13,16 @@ from jaxem.families.scale import ScaleFamily, collapsed
 from jaxem.families.support import POSITIVE, Numbers
 from jaxem.numerics.special import solve_gamma_shape
 
-#: The smallest log(mean x) - mean(log x) that is told from 0 (all rows equal); the shape is then half its inverse.
+#: The smallest log(mean x) - mean(log x) that is distinguished from 0 (all rows equal), by the
+#: bytes of the dtype; the shape is then half its inverse.
 SMALLEST_GAP = {4: 1e-5, 8: 1e-10}
 
 
 class GammaParams(NamedTuple):
-    """shape [k] and rate [k]; the mean is shape / rate."""
+    """The params of `Gamma`.
+
+    shape [k] and rate [k]: the mean is shape / rate.
+    """
 
     shape: Any
     rate: Any
@@ -26,18 +30,22 @@ class GammaParams(NamedTuple):
 
 @model_class
 class Gamma(ScaleFamily):
-    """p(x) = rate^shape x^(shape - 1) exp(-rate x) / Gamma(shape) for x [n] > 0.
+    """Positive numbers: p(x) = rate^shape x^(shape - 1) exp(-rate x) / Gamma(shape), for x [n] > 0.
 
-    The M-step solves log(shape) - digamma(shape) = log(mean x) - mean(log x) to rounding, then rate = shape / mean x;
-    Minka (2002), "Estimating a Gamma distribution". On equal rows the shape grows without bound; it stops at 5e9 (5e4
-    in float32), and such a component is reported as degenerate.
+    The M-step solves log(shape) - digamma(shape) = log(mean x) - mean(log x) to rounding, and then
+    rate = shape / mean x; Minka (2002), "Estimating a Gamma distribution". On equal rows the shape
+    grows without bound. It stops at 5e9 (5e4 in float32), and such a component is reported as
+    degenerate.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()[:, 0]
-    >>> best, _ = jaxem.fit_restarts(jaxem.gamma_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> means = best.params.components.shape / best.params.components.rate
-    >>> sorted(round(mean, 2) for mean in means.tolist())
-    [2.04, 4.29]
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()[:, 0]
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.gamma_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> means = best.params.components.shape / best.params.components.rate
+        >>> sorted(round(mean, 2) for mean in means.tolist())
+        [2.04, 4.29]
     """
 
     support = Numbers(POSITIVE)
@@ -56,7 +64,7 @@ class Gamma(ScaleFamily):
     def log_base(self, x):
         return -jnp.log(x)
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> GammaParams:
         mean, mean_log = moments
         gap = jnp.maximum(jnp.log(mean) - mean_log, SMALLEST_GAP[moments.dtype.itemsize])
         shape = solve_gamma_shape(gap)
@@ -68,7 +76,7 @@ class Gamma(ScaleFamily):
     def mean(self, params):
         return params.shape / params.rate
 
-    def constraints(self):
+    def constraints(self) -> GammaParams:
         return GammaParams(Positive(), Positive())
 
     def embed(self, x, weights=None):
@@ -80,6 +88,6 @@ class Gamma(ScaleFamily):
         return collapsed(jnp.log(params.shape / params.rate), 1 / params.shape, n_points, smallest)
 
     def sample(self, params, key, n):
-        """n numbers of every component: [n, k]."""
+        """n numbers of every component, [n, k]."""
         draws = jax.random.loggamma(key, params.shape, (n, *params.shape.shape), params.shape.dtype)
         return jnp.exp(draws - jnp.log(params.rate))

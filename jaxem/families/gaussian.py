@@ -1,4 +1,4 @@
-"""The multivariate normal: k components with full, diagonal or spherical covariances, of their own or shared."""
+"""The multivariate normal distribution, with covariances of any structure, separate or shared."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxem.contract.family import alive_components
 from jaxem.contract.model import EStep, model_class
 from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class, static
-from jaxem.contract.units import COVARIANCE, LOCATION, AffineUnits, Identity
+from jaxem.contract.units import COVARIANCE, LOCATION, AffineUnits, Identity, Units
 from jaxem.families.covariance import Covariance, Diagonal, Full, Spherical
 from jaxem.families.exponential_family import ExponentialFamily, Features, component_means, expected_logits
 from jaxem.families.support import Vectors
@@ -32,20 +32,27 @@ STRUCTURES: dict[str, tuple[Covariance, bool]] = {
     "spherical_tied": (Spherical(), True),
 }
 
-#: The default `floor`. Far below the variance ratio of any group worth a component (clusters 30,000 standard
-#: deviations apart in float32, 1,000,000 in float64), far above where a Cholesky factor in that dtype breaks.
+#: The default `floor`, by the bytes of the dtype. It lies far below the variance ratio of any group
+#: worth a component (clusters 30,000 standard deviations apart in float32, 1,000,000 in float64),
+#: and far above where a Cholesky factor in that dtype breaks.
 DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
 
-#: Variances below this, relative to the data's, belong to a sliver if the other components are much wider.
+#: Variances below this, relative to the data's, belong to a sliver if the other components are much
+#: wider.
 SLIVER = 1e-5
 
-#: Up to here (see `ill_conditioned`) the product form in float32 was measured to keep covariances to 2e-4 and the
-#: log-likelihood to 2e-6, relative (60,000 x 8); at 9,000 they were off by 4e-4 and 3e-5, at 20,000 by 7e-3 and 2e-5.
+#: The largest amplification (see `ill_conditioned`) at which the product form is used in float32.
+#: Up to here it was measured to keep covariances to 2e-4 and the log-likelihood to 2e-6, relative
+#: (60,000 x 8); at 9,000 they were off by 4e-4 and 3e-5, at 20,000 by 7e-3 and 2e-5.
 AMPLIFICATION_LIMIT = 1000.0
 
 
 class GaussianParams(NamedTuple):
-    """mean [k, d]; cov [k, d, d] full, [k, d] diag, [k] spherical, and without the k where it is shared."""
+    """The params of `Gaussian`.
+
+    mean [k, d]. cov: [k, d, d] full, [k, d] diagonal or [k] spherical, and without the k where all
+    components share it.
+    """
 
     mean: Any
     cov: Any
@@ -55,7 +62,7 @@ ROLES = GaussianParams(LOCATION, COVARIANCE)
 
 
 def _check_floor(floor):
-    """None, a number in [0, 1), or what stands for one inside compiled code."""
+    """Raise ValueError unless `floor` is None, a number in [0, 1), or a traced number."""
     known = isinstance(floor, (int, float, np.number, np.ndarray))
     if isinstance(floor, (bool, np.bool_, str, list, tuple)) or (
         known and not (np.ndim(floor) == 0 and 0 <= floor < 1)
@@ -64,14 +71,17 @@ def _check_floor(floor):
 
 
 class Centred(NamedTuple):
-    """Rows [n, d] to be seen from the incumbent's means, where products of features would cancel."""
+    """Rows [n, d] whose moments are taken about the current means, where features would cancel."""
 
     x: jax.Array
 
 
 @pytree_class
 class Residuals(Posterior):
-    """Rows as distances from the means, y [k, n, d] = L^-1 (x - mean) with L L^T = cov. A normal row hides nothing."""
+    """Rows as whitened distances from the means: y [k, n, d] = L^-1 (x - mean), with L L^T = cov.
+
+    Nothing is hidden of a normal row, so this posterior has no entropy.
+    """
 
     y: Any
 
@@ -83,7 +93,10 @@ class Residuals(Posterior):
 
 
 class GaussianMoments(NamedTuple):
-    """`Moments` and rows [k], what the scatter is divided by: the count, unless a hidden scale or a prior adds rows."""
+    """`Moments`, and rows [k]: what the scatter is divided by.
+
+    It is the count, unless a hidden scale or a prior adds rows.
+    """
 
     count: jax.Array
     total: jax.Array
@@ -92,9 +105,10 @@ class GaussianMoments(NamedTuple):
 
 
 class CentredMoments(NamedTuple):
-    """Moments of y = L^-1 (x - mean), mean and L L^T being the incumbent's: sum y [k, d], sum of y y^T.
+    """Moments of y = L^-1 (x - mean), where mean and L L^T are those of the current params.
 
-    count [k] and rows [k] as in `GaussianMoments`.
+    total [k, d]: the sum of y. scatter: the sum of y y^T, [k, d, d], or of y^2, [k, d]. count [k]
+    and rows [k] are as in `GaussianMoments`.
     """
 
     count: jax.Array
@@ -105,11 +119,20 @@ class CentredMoments(NamedTuple):
 
 @model_class
 class Gaussian(ExponentialFamily):
-    """N(x | mean_k, cov_k) with features [x, quad(x)]; Bishop (2006), equations (2.43) and (9.24), (9.25).
+    """The normal distribution: N(x | mean_k, cov_k), for x [n, d].
 
-    covariance: "full", "diag", "spherical", or one shared by all components: "tied", "diag_tied", "spherical_tied".
-    floor: smallest covariance eigenvalue, relative to the data's variance (None: a default by dtype; 0: none).
-    The M-step maximises Q over covariances above the floor, so the objective is the log-likelihood itself.
+    The features are x and its products (all, squares, or the squared norm). Bishop (2006),
+    equations (2.43), (9.24) and (9.25). The M-step maximises Q over covariances above the floor, so
+    the objective is the log-likelihood itself.
+
+    Args:
+        covariance: "full", "diag" or "spherical", or one that all components share: "tied" (full),
+            "diag_tied" or "spherical_tied".
+        floor: the smallest eigenvalue of a covariance, relative to the data's variance, in [0, 1)
+            (None: 1e-12, or 1e-9 in float32; 0: none).
+
+    Raises:
+        ValueError: an argument is not one of these.
     """
 
     covariance: str = static(default="full")
@@ -129,8 +152,8 @@ class Gaussian(ExponentialFamily):
 
     @property
     def shape(self) -> str:
-        """The name of the structure: "full", "diag" or "spherical"."""
-        return self.structure.name
+        """The standard units that keep the structure: "full", "diag" or "spherical"."""
+        return self.structure.metric
 
     @property
     def shared(self) -> bool:
@@ -139,16 +162,16 @@ class Gaussian(ExponentialFamily):
 
     @property
     def independent_columns(self):
-        return self.shape == "diag"
+        return self.structure.independent_columns
 
     def component_axes(self):
         return GaussianParams(0, None if self.shared else 0)
 
-    def constraints(self):
+    def constraints(self) -> GaussianParams:
         floor = 0.0 if self.floor is None else self.floor
         return GaussianParams(Real(), self.structure.constraint(floor))
 
-    # --- features --------------------------------------------------------------------------------------------
+    # --- features ---------------------------------------------------------------------------------
 
     def prepare(self, x, weights=None, centred=False):
         if isinstance(x, (Features, Centred)):
@@ -163,7 +186,7 @@ class Gaussian(ExponentialFamily):
         return Features(linear, quadratic if weights is None else quadratic @ weights)
 
     def half_log_det(self, params):
-        """Half the log determinant of every covariance: [k], or [] where it is shared."""
+        """Half the log determinant of every covariance, [k], or [] where it is shared."""
         return self.structure.half_log_det(params.cov, params.mean.shape[-1])
 
     def coefficients(self, params):
@@ -175,7 +198,7 @@ class Gaussian(ExponentialFamily):
             return jnp.concatenate(own, 1), quadratic
         return jnp.concatenate([*own, quadratic], 1), quadratic[0, :0]
 
-    # --- E-step ----------------------------------------------------------------------------------------------
+    # --- E-step -----------------------------------------------------------------------------------
 
     def e_step(self, params, x):
         if isinstance(x, Features):
@@ -185,7 +208,7 @@ class Gaussian(ExponentialFamily):
 
         def one(component):
             log_prob = self._log_density(component[0], component[1], x)[0]
-            # So far away that even the distance overflows, to inf - inf.
+            # The row is so far away that even its distance overflows, to inf - inf.
             beyond = jnp.isnan(log_prob) & jnp.isfinite(x).all(-1) & jnp.isfinite(component[1]).all()
             return jnp.where(beyond, -jnp.inf, log_prob)
 
@@ -197,7 +220,7 @@ class Gaussian(ExponentialFamily):
         return step(params, log_weights, x)
 
     def _factors(self, params):
-        """L^-1 of every component, with precision = L^-T L^-1: [k, d, d] full, [k, 1, d] otherwise."""
+        """L^-1 of every component, with precision = L^-T L^-1: [k, d, d] full, else [k, 1, d]."""
         k, d = params.mean.shape
         factors = self.structure.inverse_factor(params.cov, d)
         return jnp.broadcast_to(factors, (k, *factors.shape[-2:]))
@@ -212,12 +235,12 @@ class Gaussian(ExponentialFamily):
         log_prob, y = jax.vmap(self._log_density, in_axes=(0, 0, None))(params.mean, self._factors(params), x)
         return EStep(Residuals(y), log_prob.T)
 
-    # --- M-step ----------------------------------------------------------------------------------------------
+    # --- M-step -----------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> Any:
         if not isinstance(x, Centred):
             moments = super().sufficient_statistics(resp, x, weights)
-            return GaussianMoments(*moments, moments.count)
+            return GaussianMoments(moments.count, moments.total, moments.common, moments.count)
         y = resp.y
         weighted = weights.T[..., None] * y
         count = weights.sum(0)
@@ -229,13 +252,17 @@ class Gaussian(ExponentialFamily):
                 self, "expected_log_joint", "centred moments are relative to the params of the E-step"
             )
         own, common = self.coefficients(params)
-        # Rows beyond the count have their mean at the component's: only the determinant and the constant count them.
+        # Rows beyond the count have their mean at the component's: only the determinant and the
+        # constant count them.
         linear = own[:, 1 : 1 + params.mean.shape[-1]]
         constant = own[:, 0] + 0.5 * (params.mean * linear).sum(-1)
         return expected_logits(own, common, stats) + ((stats.rows - stats.count) * constant).sum()
 
     def pseudo_statistics(self, params, strength, units=None):
-        """Those of a normal-inverse-Wishart prior: `strength.mean` rows for the means, `strength.cov` for the covs."""
+        """The pseudo-statistics of a normal-inverse-Wishart prior.
+
+        They are `strength.mean` rows for the means and `strength.cov` rows for the covariances.
+        """
         k, d = params.mean.shape
         of_mean = jnp.broadcast_to(jnp.asarray(strength.mean, params.mean.dtype), (k,))
         of_cov = jnp.broadcast_to(jnp.asarray(strength.cov, params.mean.dtype), (k,)) / (k if self.shared else 1)
@@ -247,7 +274,7 @@ class Gaussian(ExponentialFamily):
             return GaussianMoments(of_mean, linear, quadratic.sum(0), of_cov)
         return GaussianMoments(of_mean, jnp.concatenate([linear, quadratic], 1), quadratic[0, :0], of_cov)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> GaussianParams:
         if isinstance(stats, CentredMoments):
             return self._maximize_centred(stats, params)
         structure = self.structure
@@ -289,17 +316,21 @@ class Gaussian(ExponentialFamily):
         return self.keep_where(alive, new, params)
 
     def _allowed(self, cov, rows, scale):
-        """Covariances that rest on rows [k], as the structure allows them and above the floor (times `scale`)."""
+        """Covariances that rest on rows [k], as the structure has them and above floor * scale."""
         cov = cov if self.shared else self.structure.combined(cov, rows)
         floor = DEFAULT_FLOOR[cov.dtype.itemsize] if self.floor is None else self.floor
-        # Below this even a floor of 0 keeps a collapsed component's density finite, so that it can be named.
+        # Below this even a floor of 0 keeps a collapsed component's density finite, so that it can
+        # be named.
         floor = jnp.maximum(jnp.asarray(floor, cov.dtype), jnp.finfo(cov.dtype).eps ** 2) * scale
         return self.structure.clamp(cov, floor)
 
-    # --- conditioning ----------------------------------------------------------------------------------------
+    # --- conditioning -----------------------------------------------------------------------------
 
     def ill_conditioned(self, params):
-        """True where the norm of a precision, times the data's covariance (I in standard units), is over the limit."""
+        """True where the norm of a precision, times the data's covariance, is over the limit.
+
+        In standard units the data's covariance is I.
+        """
         if jnp.result_type(params.mean) != jnp.float32:
             return None
         amplification = self.structure.precision_norm(params.cov, params.mean.shape[-1])
@@ -308,15 +339,17 @@ class Gaussian(ExponentialFamily):
     def degenerate(self, params, n_points):
         """A component that fits a few rows or a lower-dimensional set: params in standard units, n_points [k].
 
-        Its smallest eigenvalue e (of the data's own, which is 1) is compared with how many rows hold it up, and with
-        the pooled within-component covariance, so that tight but equal groups far apart are not called slivers.
+        Its smallest eigenvalue e (of the data's own, which is 1) is compared with how many rows
+        hold it up, and with the pooled within-component covariance, so that tight but equal groups
+        far apart are not called slivers.
         """
         d = params.mean.shape[-1]
         share = n_points / n_points.sum()
         pooled = params.cov if self.shared else jnp.tensordot(share, params.cov, 1)
         smallest, relative = self.structure.smallest_eigenvalues(params.cov, pooled, d)
         floor = DEFAULT_FLOOR[params.cov.dtype.itemsize] if self.floor is None else self.floor
-        # What rests on a floor as high as this is where somebody wanted it to rest: a proper maximum.
+        # What rests on a floor as high as this is where somebody wanted it to rest: a proper
+        # maximum.
         floored = ~(smallest > jnp.where(floor <= SLIVER, floor, 0) * (1 + 1e-3))
         if self.shared:
             return floored
@@ -325,7 +358,7 @@ class Gaussian(ExponentialFamily):
         few = n_points < 3 * (d + 2)
         return floored | sliver | (tight & few) | (n_points < d + 1.5)
 
-    # --- starts, units, sampling, checks -----------------------------------------------------------------------
+    # --- starts, units, sampling, checks ----------------------------------------------------------
 
     def mean(self, params):
         return params.mean
@@ -333,11 +366,14 @@ class Gaussian(ExponentialFamily):
     def embed(self, x, weights=None):
         return x
 
-    def units(self, x, weights=None):
-        return AffineUnits(standardize(x, weights, self.shape), ROLES)
+    def units(self, x, weights=None) -> AffineUnits:
+        return AffineUnits(standardize(x, weights, self.structure.metric), ROLES)
 
-    def refined(self, params, z, weights):
-        """Moments about the means just found: one component at a time, so that no n x k x d array is stored."""
+    def refined(self, params, z, weights) -> GaussianParams:
+        """Params from moments about the means just found.
+
+        It takes one component at a time, so that no n x k x d array is stored.
+        """
 
         def one(component):
             mean, weights = component
@@ -347,13 +383,13 @@ class Gaussian(ExponentialFamily):
         moments = CentredMoments(*lax.map(one, (params.mean, weights.T)))
         return self._maximize_centred(moments, GaussianParams(params.mean, self.structure.identity(params.cov)))
 
-    def origin(self, x, params=None):
+    def origin(self, x, params=None) -> Units:
         affine = host_origin(rows_or_means(x, params), self._overall_cov(params))
         return Identity() if affine is None else AffineUnits(affine, ROLES)
 
     def _overall_cov(self, params):
         """The covariance [d, d] of rows drawn at params; None where columns may not be mixed."""
-        if params is None or self.shape != "full":
+        if params is None or self.structure.metric != "full":
             return None
         means = np.asarray(params.mean, np.float64)
         spread = np.cov(means.T, bias=True).reshape(means.shape[1], -1)
@@ -361,7 +397,7 @@ class Gaussian(ExponentialFamily):
         return spread + (within if self.shared else within.mean(0))
 
     def sample(self, params, key, n):
-        """n rows of every component: [n, k, d]."""
+        """n rows of every component, [n, k, d]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
         return params.mean + self.structure.colour(params.cov, noise)
 
@@ -372,7 +408,7 @@ class Gaussian(ExponentialFamily):
 
     def check_fit(self, x, weights, dtype):
         if not is_traced(x):
-            check_spread(x, None if is_traced(weights) else weights, self.shape, dtype)
+            check_spread(x, None if is_traced(weights) else weights, self.structure.metric, dtype)
 
     def _check_params(self, d, params):
         mean, cov = np.shape(params.mean), np.shape(params.cov)

@@ -1,4 +1,4 @@
-"""Counts of failures before the first success."""
+"""Counts of failures before the first success: the geometric distribution."""
 
 from typing import Any, NamedTuple
 
@@ -12,22 +12,29 @@ from jaxem.families.support import COUNTS, Numbers
 
 
 class GeometricParams(NamedTuple):
-    """prob [k]: of stopping at each trial."""
+    """The params of `Geometric`.
+
+    prob [k]: the probability of stopping at each trial.
+    """
 
     prob: Any
 
 
 @model_class
 class Geometric(ExponentialFamily):
-    """p(x) = prob (1 - prob)^x for x = 0, 1, 2, ... [n]; the M-step is prob = 1 / (1 + mean).
+    """Failures before the first success: p(x) = prob (1 - prob)^x, for x [n] of 0, 1, 2, ...
 
-    Johnson, Kemp and Kotz (2005), section 5.2. A component of zeros only has prob 1.
+    The M-step is prob = 1 / (1 + mean). A component of zeros only has prob 1. Johnson, Kemp and
+    Kotz (2005), section 5.2.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([0., 0., 1., 2., 40., 55.])
-    >>> best, _ = jaxem.fit_restarts(jaxem.geometric_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> best.params.components.prob.shape
-    (2,)
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([0., 0., 1., 2., 40., 55.])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.geometric_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> best.params.components.prob.shape
+        (2,)
     """
 
     support = Numbers(COUNTS)
@@ -45,7 +52,7 @@ class Geometric(ExponentialFamily):
     def log_normalizer(self, params):
         return -log_or_impossible(params.prob)
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> GeometricParams:
         return GeometricParams(1 / (1 + moments[0]))
 
     def moments(self, params):
@@ -54,7 +61,7 @@ class Geometric(ExponentialFamily):
     def mean(self, params):
         return (1 - params.prob) / params.prob
 
-    def constraints(self):
+    def constraints(self) -> GeometricParams:
         return GeometricParams(UnitInterval())
 
     def embed(self, x, weights=None):
@@ -62,6 +69,6 @@ class Geometric(ExponentialFamily):
         return super().embed(jnp.arcsinh(jnp.sqrt(x)), weights)
 
     def sample(self, params, key, n):
-        """n counts of every component: [n, k]."""
+        """n counts of every component, [n, k]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return jnp.floor(jnp.log1p(-uniform) / jnp.log1p(-params.prob))

@@ -1,4 +1,4 @@
-"""Noise over the convex hull of the data: like `Uniform`, with less empty space in the corners."""
+"""Noise: a uniform density over the convex hull of the data, with less empty space than a box."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,15 +15,16 @@ from jaxem.families.uniform import Count
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.tracing import is_traced
 
-#: A row is inside if it is at most this many units of rounding beyond a facet: the hull's own corners are.
+#: A row is inside if it is at most this many units of rounding beyond a facet: the hull's own
+#: corners are.
 ROUNDING = 64
 
 
 class HullParams(NamedTuple):
-    """The hull, once for each of k components; fits do not move it.
+    """The params of `UniformHull`: the hull, once for each of k components. Fits do not move it.
 
-    normals [k, f, d] and offsets [k, f]: inside is where normals x + offsets <= 0. log_volume [k]. simplices
-    [k, s, d + 1, d]: a triangulation, for draws.
+    normals [k, f, d] and offsets [k, f]: a row is inside where normals x + offsets <= 0.
+    log_volume [k]: the log of the volume. simplices [k, s, d + 1, d]: a triangulation, for draws.
     """
 
     normals: Any
@@ -34,21 +35,27 @@ class HullParams(NamedTuple):
 
 @model_class
 class UniformHull(Family):
-    """p(x) = 1 / volume inside a convex hull, 0 outside; x [n, d], d of 2 or more.
+    """Noise: p(x) = 1 / volume inside a convex hull and 0 outside, for x [n, d] with d >= 2.
 
-    `UniformHull.around(x)` is the smallest convex body that holds x. As one component of a `OneOf` it takes up the
-    rows that no other explains; Banfield and Raftery (1993), section 3.3. The hull of d columns has facets in numbers
-    that grow fast with d: beyond five or so take a box.
+    `UniformHull.around(x)` is the smallest convex body that holds x. As one component of a `OneOf`
+    it takes up the rows that no other explains; Banfield and Raftery (1993), section 3.3. The
+    number of facets of a hull grows fast with d: use a box (`Uniform`) beyond about five columns.
 
-    The fields are the leaves of `HullParams` for one component, log_size being its log_volume.
+    Args:
+        normals: the normals [f, d] of the facets.
+        offsets: their offsets [f]: a row is inside where normals x + offsets <= 0.
+        log_size: the log of the volume.
+        simplices: a triangulation [s, d + 1, d], for draws.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> noise = jaxem.UniformHull.around(x)
-    >>> family = jaxem.OneOf((jaxem.Gaussian(), noise), (2, 1))
-    >>> best, _ = jaxem.fit_restarts(jaxem.Mixture(family, 3), x, jax.random.key(0), n_restarts=4)
-    >>> round(float(jax.numpy.exp(noise.log_size)), 1)  # that of the box is 185.5
-    87.2
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> noise = jaxem.UniformHull.around(x)
+        >>> family = jaxem.OneOf((jaxem.Gaussian(), noise), (2, 1))
+        >>> model = jaxem.Mixture(family, 3)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=4)
+        >>> round(float(jax.numpy.exp(noise.log_size)), 1)  # the box around x has volume 185.5
+        87.2
     """
 
     normals: Any
@@ -64,9 +71,17 @@ class UniformHull(Family):
         return HullParams(*(("k", *np.shape(leaf)) for leaf in own))
 
     @classmethod
-    def around(cls, x):
-        """The convex hull of the rows of x."""
-        from scipy.spatial import ConvexHull, Delaunay  # jax brings scipy; only hulls wait for this part of it
+    def around(cls, x) -> "UniformHull":
+        """The convex hull of the rows of x.
+
+        Args:
+            x: rows [n, d] of two columns or more.
+
+        Raises:
+            ValueError: x has one column, or no more distinct rows than columns.
+        """
+        # jax requires scipy; only hulls load this part of it.
+        from scipy.spatial import ConvexHull, Delaunay
 
         x = np.asarray(x, np.float64)
         check_vectors(x)
@@ -91,20 +106,20 @@ class UniformHull(Family):
         inside = (beyond <= ROUNDING * jnp.finfo(x.dtype).eps * size).all(2)
         return EStep(None, jnp.where(inside, -params.log_volume, -jnp.inf))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> Count:
         return Count(weights.sum(0))
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> HullParams:
         return self._params(stats.count.shape[0], stats.count.dtype)
 
     def expected_log_joint(self, params, stats):
         return -(stats.count * params.log_volume).sum()
 
-    def constraints(self):
+    def constraints(self) -> HullParams:
         return HullParams(Fixed(), Fixed(), Fixed(), Fixed())
 
     def sample(self, params, key, n):
-        """n rows of every component: [n, k, d]; a simplex by its volume, then a point of it."""
+        """n rows of every component, [n, k, d]: a simplex by its volume, then a point in it."""
         keys = jax.random.split(key, len(params.log_volume))
         return jax.vmap(_draw, (0, 0, None), 1)(params.simplices, keys, n)
 
@@ -113,15 +128,16 @@ class UniformHull(Family):
         if np.shape(self.normals)[1] != x.shape[1]:
             raise ValueError(f"x: the hull has {np.shape(self.normals)[1]} dimensions; got {x.shape[1]} columns")
         super().check(x, params)
-        known = params is not None and not is_traced(params, self.log_size)
-        if known and not np.allclose(params.log_volume, self.log_size, rtol=1e-5, atol=1e-5):
+        if params is None or is_traced(params, self.log_size):
+            return
+        if not np.allclose(params.log_volume, self.log_size, rtol=1e-5, atol=1e-5):
             raise ValueError(
                 f"start: the hull is the family's own, of log volume {self.log_size}; got {params.log_volume}"
             )
 
 
 def _draw(corners, key, n):
-    """n points [n, d] even over simplices [s, d + 1, d]: one of them by its volume, then a point of it."""
+    """n points [n, d] that are uniform over simplices [s, d + 1, d]."""
     simplex_key, point_key = jax.random.split(key)
     size = jnp.abs(jnp.linalg.det(corners[:, 1:] - corners[:, :1]))
     chosen = jax.random.choice(simplex_key, len(corners), (n,), p=size / size.sum())

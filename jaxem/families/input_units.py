@@ -1,4 +1,4 @@
-"""Units of regressions: inputs of second moment I, and residuals of one regression through all rows as targets."""
+"""Units of regressions: inputs with second moments I, and residuals as targets."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from jaxem.numerics.linalg import PRECISION
 
 @pytree_class
 class InputUnits(Units):
-    """inputs @ matrix have second moment I; targets stay as they are, and so does the linear predictor.
+    """Units in which inputs @ matrix have second moments I, and targets stay as they are.
 
-    matrix [p, p] and its inverse.
+    matrix [p, p] and its inverse. Linear predictors do not change.
     """
 
     matrix: Any
@@ -34,20 +34,21 @@ class InputUnits(Units):
         return params._replace(coef=dot(params.coef, self.matrix.T))
 
     def loses_digits(self, params):
-        """By the size of the terms of a typical linear predictor, in its own units."""
+        """By the size of the terms of a linear predictor."""
         return self._rounding(params) > VISIBLE
 
     def _rounding(self, params):
         """What rounding to float32 moves a typical linear predictor by, at most."""
-        size = np.sqrt((np.asarray(self.inverse, np.float64) ** 2).sum(0))  # root mean squares of the inputs
+        size = np.sqrt((np.asarray(self.inverse, np.float64) ** 2).sum(0))  # of each input
         return ROUNDING * float((np.abs(np.asarray(params.coef, np.float64)) * size).max(initial=0))
 
 
 @pytree_class
 class LinearUnits(InputUnits):
-    """The same, and targets z = (y - inputs @ coef) / scale: an intercept and the scale of y drop out.
+    """`InputUnits`, and targets z = (y - inputs @ coef) / scale, without intercept and scale of y.
 
-    coef [p] is a regression through all rows; the linear predictor, offsets and variances move with the targets.
+    coef [p] is a regression through all rows; the linear predictor, offsets and variances move with
+    the targets.
     """
 
     coef: Any
@@ -75,7 +76,7 @@ class LinearUnits(InputUnits):
         return jnp.log(self.scale)
 
     def loses_digits(self, params):
-        """By the size of the terms of a typical linear predictor, in standard deviations of the residuals."""
+        """By the size of the terms of a linear predictor, in residual standard deviations."""
         smallest = np.sqrt(np.min(np.asarray(params.var, np.float64), initial=np.inf))
         return self._rounding(params) > VISIBLE * smallest
 
@@ -88,9 +89,10 @@ def dot(a, b):
 
 
 def whitening(inputs, weights):
-    """The matrix [p, p] after which the second moments of inputs [n, p] are I; weights [n] sum to 1.
+    """The matrix [p, p] that makes the second moments of inputs [n, p] I; weights [n] sum to 1.
 
-    It is found twice, as in a Cholesky QR: the second pass sees the directions that the first lost in rounding.
+    It is found twice, as in a Cholesky QR: the second pass sees the directions that the first lost
+    in rounding.
     """
     scale = jnp.sqrt(weights @ inputs**2)
     matrix = jnp.diag(1 / jnp.where(scale > 0, scale, 1))
@@ -102,7 +104,7 @@ def whitening(inputs, weights):
     return matrix
 
 
-# --- on the host, before rows are rounded to float32 ------------------------------------------------------------------
+# --- on the host, before rows are rounded to float32 ----------------------------------------------
 
 #: Inputs with a smaller ratio of second moments are dependent, up to the rounding of float64.
 DEPENDENT = 1e-14
@@ -114,7 +116,8 @@ BLOCK_ROWS = 1 << 16
 def host_input_units(x, linear: bool) -> Units:
     """`InputUnits` (or `LinearUnits`) in NumPy and float64, in which float32 loses no digits.
 
-    `Identity` where nothing is lost: rows of float32 whose inputs are nearly independent, and targets near 0.
+    `Identity` where nothing is lost: rows of float32 whose inputs are nearly independent, and
+    targets near 0.
     """
     if not _loses_digits(x, linear):
         return Identity()

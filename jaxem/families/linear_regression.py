@@ -9,17 +9,23 @@ import numpy as np
 from jaxem.contract.constraints import Positive, Real
 from jaxem.contract.model import EStep, model_class
 from jaxem.contract.pytree import static
+from jaxem.contract.units import Units
 from jaxem.families.input_units import LinearUnits, host_input_units
 from jaxem.families.regression import GivenInputs, Regression, explained, offset_of
 from jaxem.families.support import Numbers
 from jaxem.numerics.linalg import PRECISION
 
-#: Smallest residual variance of a linear regression, relative to that of one regression through all rows.
+#: The smallest residual variance, relative to that of one regression through all rows, by the bytes
+#: of the dtype.
 DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
 
 
 class LinearRegressionParams(NamedTuple):
-    """coef [k, p]; var [k], the residual variances, or [] where it is tied (maximum likelihood: divided by n)."""
+    """The params of `LinearRegression`.
+
+    coef [k, p]: the coefficients. var [k]: the residual variances (sums of squares divided by the
+    number of rows), or [] where they are tied.
+    """
 
     coef: Any
     var: Any
@@ -27,10 +33,18 @@ class LinearRegressionParams(NamedTuple):
 
 @model_class
 class LinearRegression(Regression):
-    """N(y | inputs @ coef_k, var_k): weighted least squares, exact in one M-step. DeSarbo and Cron (1988).
+    """A regression with normal errors: N(y | inputs @ coef_k, var_k), x = (inputs [n, p], y [n]).
 
-    floor: smallest residual variance, relative to that of one regression through all rows (None: by dtype).
-    variance: "each" component its own, or "tied".
+    The M-step is weighted least squares, which is exact. DeSarbo and Cron (1988). A third array in
+    x is an offset [n], a known part of the linear predictor. No intercept is added.
+
+    Args:
+        floor: the smallest residual variance, relative to that of one regression through all rows
+            (None: 1e-12, or 1e-9 in float32).
+        variance: "each" (for each component its own) or "tied".
+
+    Raises:
+        ValueError: `variance` is neither.
     """
 
     floor: Any = None
@@ -61,7 +75,7 @@ class LinearRegression(Regression):
         squares = stats.rest - 2 * explained(params.coef, stats)
         return -0.5 * (stats.count * jnp.log(2 * np.pi * params.var) + squares / params.var).sum()
 
-    def from_least_squares(self, coef, stats):
+    def from_least_squares(self, coef, stats) -> LinearRegressionParams:
         count = jnp.where(stats.count > 0, stats.count, 1)
         floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
         floor = floor * stats.rest.sum() / stats.count.sum()
@@ -72,7 +86,7 @@ class LinearRegression(Regression):
     def draw(self, params, key, eta, x):
         return eta + jnp.sqrt(params.var) * jax.random.normal(key, eta.shape, eta.dtype)
 
-    def constraints(self):
+    def constraints(self) -> LinearRegressionParams:
         return LinearRegressionParams(Real(), Positive(0.0 if self.floor is None else self.floor))
 
     def degenerate(self, params, n_points):
@@ -84,8 +98,8 @@ class LinearRegression(Regression):
         sliver = (var <= 1e-4) & (var <= 1e-3 * pooled)
         return sliver | (tight & (n_points < 3 * (p + 2))) | (n_points < p + 1.5)
 
-    def units(self, x, weights=None):
-        """Residuals of one regression through all rows, with variance 1: any intercept and scale of y drops out."""
+    def units(self, x, weights=None) -> LinearUnits:
+        """Units in which the residuals of one regression through all rows have variance 1."""
         weights = jnp.ones(len(x[0]), x[0].dtype) if weights is None else weights
         weights = weights / weights.sum()
         units = super().units(x, weights)
@@ -95,5 +109,5 @@ class LinearRegression(Regression):
         scale = jnp.sqrt(weights @ residual**2)
         return LinearUnits(units.matrix, units.inverse, coef, jnp.where(scale > 0, scale, 1))
 
-    def origin(self, x, params=None):
+    def host_units(self, x) -> Units:
         return host_input_units(x, linear=True)

@@ -1,4 +1,4 @@
-"""Positive numbers whose logarithm is normal."""
+"""Positive numbers whose logarithm is normal: the log-normal distribution."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ from jaxem.numerics.special import HALF_LOG_2PI
 
 
 class LogNormalParams(NamedTuple):
-    """mean [k] and var [k] of log x."""
+    """The params of `LogNormal`.
+
+    mean [k] and var [k]: those of log x.
+    """
 
     mean: Any
     var: Any
@@ -23,16 +26,20 @@ class LogNormalParams(NamedTuple):
 
 @model_class
 class LogNormal(ScaleFamily):
-    """p(x) = N(log x | mean, var) / x for x [n] > 0; the M-step is the mean and variance of log x.
+    """Numbers whose logarithm is normal: p(x) = N(log x | mean, var) / x, for x [n] > 0.
 
-    Johnson, Kotz and Balakrishnan (1994), chapter 14. A variance is at least 1e-12 (1e-9 in float32); a component
-    that small sits on ties and is reported as degenerate.
+    The M-step is the mean and the variance of log x; Johnson, Kotz and Balakrishnan (1994), chapter
+    14. A variance is at least 1e-12 (1e-9 in float32). A component that small lies on ties and is
+    reported as degenerate.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([1.0, 1.2, 0.8, 0.9, 1.1, 900.0, 1000.0, 1300.0, 700.0, 1100.0])
-    >>> best, _ = jaxem.fit_restarts(jaxem.log_normal_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(mean, 1) for mean in best.params.components.mean.tolist())
-    [-0.0, 6.9]
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([1.0, 1.2, 0.8, 0.9, 1.1, 900.0, 1000.0, 1300.0, 700.0, 1100.0])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.log_normal_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> sorted(round(mean, 1) for mean in best.params.components.mean.tolist())
+        [-0.0, 6.9]
     """
 
     support = Numbers(POSITIVE)
@@ -52,7 +59,7 @@ class LogNormal(ScaleFamily):
     def log_base(self, x):
         return -jnp.log(x) - HALF_LOG_2PI
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> LogNormalParams:
         mean, square = moments
         return LogNormalParams(mean, jnp.maximum(square - mean**2, DEFAULT_FLOOR[moments.dtype.itemsize]))
 
@@ -62,7 +69,7 @@ class LogNormal(ScaleFamily):
     def mean(self, params):
         return jnp.exp(params.mean + 0.5 * params.var)
 
-    def constraints(self):
+    def constraints(self) -> LogNormalParams:
         return LogNormalParams(Real(), Positive())
 
     def embed(self, x, weights=None):
@@ -72,6 +79,6 @@ class LogNormal(ScaleFamily):
         return collapsed(params.mean, params.var, n_points, DEFAULT_FLOOR[params.var.dtype.itemsize])
 
     def sample(self, params, key, n):
-        """n numbers of every component: [n, k]."""
+        """n numbers of every component, [n, k]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
         return jnp.exp(params.mean + jnp.sqrt(params.var) * noise)

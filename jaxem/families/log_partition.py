@@ -1,4 +1,4 @@
-"""An exponential family from its features and its log-partition alone: the M-step is derived by differentiation."""
+"""Exponential families known by features and log-partition, with an M-step by differentiation."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,14 +14,17 @@ from jaxem.numerics import linalg
 
 
 class NaturalParams(NamedTuple):
-    """natural [k, f]: the natural parameters, one per feature."""
+    """The params of a `LogPartitionFamily`.
+
+    natural [k, f]: the natural parameters, one for each feature.
+    """
 
     natural: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Negative(Positive):
-    """value = -exp(u)."""
+    """A negative number: value = -exp(u)."""
 
     def to_params(self, free):
         return -super().to_params(free)
@@ -35,7 +38,7 @@ class Negative(Positive):
 
 @dataclasses.dataclass(frozen=True)
 class Columns(Constraint):
-    """One place per entry of the last axis."""
+    """A constraint for each entry of the last axis."""
 
     places: tuple
 
@@ -60,33 +63,40 @@ class Columns(Constraint):
 
 
 class LogPartitionFamily(ExponentialFamily):
-    """p(x | eta) = exp(log_base(x) + features(x) . eta - log_partition(eta)), with params `NaturalParams(eta [k, f])`.
+    """A family known by its log-partition A: p(x | eta) = h(x) exp(T(x) . eta - A(eta)).
 
-    A subclass (decorated with `model_class`) writes, for one row and one component,
+    A subclass, decorated with `model_class`, writes for one row and one component
 
-        features(x) -> T [f]      log_partition(eta) -> A(eta)      and, unless it is 0,   log_base(x) -> log h(x)
+        features(x) -> T [f]
+        log_partition(eta) -> A(eta)
+        log_base(x) -> log h(x)         unless it is 0
 
-    domain: where each natural parameter lives, a tuple of f constraints (`Real()`, `Positive()`, `Negative()`). The
-    M-step minimises A(eta) - eta . mean(T), which is convex, by Newton's method with the gradient and Hessian of A
-    from automatic differentiation: damped, warm-started, to rounding. Its solution is where the expected T is the
-    mean T (Wainwright and Jordan 2008, theorem 3.4).
+    and says in `domain` where each natural parameter lives: a tuple of f constraints (`Real()`,
+    `Positive()`, `Negative()`). Params are `NaturalParams(eta [k, f])`.
 
-    >>> import jax, jaxem
-    >>> from jaxem.families.log_partition import LogPartitionFamily, Real
-    >>> @jaxem.model_class
-    ... class Counts(LogPartitionFamily):
-    ...     domain = (Real(),)
-    ...     row_ndim = 0
-    ...     def features(self, x):
-    ...         return x[None]
-    ...     def log_partition(self, eta):
-    ...         return jax.numpy.exp(eta[0])
-    ...     def log_base(self, x):
-    ...         return -jax.scipy.special.gammaln(x + 1)
-    >>> x = jax.numpy.array([0., 1., 1., 2., 9., 11., 12.])
-    >>> best, _ = jaxem.fit_restarts(jaxem.Mixture(Counts(), 2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(rate, 1) for rate in jax.numpy.exp(best.params.components.natural[:, 0]).tolist())
-    [1.0, 10.6]
+    The M-step minimises A(eta) - eta . mean(T), which is convex, by Newton's method with the
+    gradient and Hessian of A from automatic differentiation: damped, warm-started, and to rounding.
+    At its solution the expected T is the mean T (Wainwright and Jordan 2008, theorem 3.4).
+
+    Examples:
+        >>> import jax, jaxem
+        >>> from jaxem.families.log_partition import LogPartitionFamily, Real
+        >>> @jaxem.model_class
+        ... class Counts(LogPartitionFamily):
+        ...     domain = (Real(),)
+        ...     row_ndim = 0
+        ...     def features(self, x):
+        ...         return x[None]
+        ...     def log_partition(self, eta):
+        ...         return jax.numpy.exp(eta[0])
+        ...     def log_base(self, x):
+        ...         return -jax.scipy.special.gammaln(x + 1)
+        >>> x = jax.numpy.array([0., 1., 1., 2., 9., 11., 12.])
+        >>> model = jaxem.Mixture(Counts(), 2)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> rates = jax.numpy.exp(best.params.components.natural[:, 0])
+        >>> sorted(round(rate, 1) for rate in rates.tolist())
+        [1.0, 10.6]
     """
 
     domain: tuple = (Real(),)
@@ -95,7 +105,8 @@ class LogPartitionFamily(ExponentialFamily):
     def param_shapes(self):
         return NaturalParams(("k", len(self.domain)))
 
-    def log_partition(self, eta):
+    def log_partition(self, eta) -> jax.Array:
+        """The log-partition A(eta) of one component, in nats."""
         raise NotImplementedError(f"{type(self).__name__}.log_partition")
 
     def natural(self, params):
@@ -107,24 +118,26 @@ class LogPartitionFamily(ExponentialFamily):
     def moments(self, params):
         return jax.grad(self.log_partition)(params.natural)
 
-    def constraints(self):
+    def constraints(self) -> NaturalParams:
         return NaturalParams(Columns(self.domain))
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> NaturalParams:
         mean, alive = component_means(stats)
         start = self.constraints().natural.to_params(jnp.zeros_like(mean)) if params is None else params.natural
         new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self.log_partition, m, eta))(mean, start))
         return new if params is None else self.keep_where(alive, new, params)
 
 
-#: Newton steps at most. From a far start each one gains at least a constant; a few of the last ones square the error.
+#: Newton steps at most. From a far start each one gains at least a constant; a few of the last ones
+#: square the error.
 MAX_NEWTON = 100
 
-#: Newton decrements (in standard deviations of T) below this are in the quadratic range: a full step is right, and
-#: differences of the objective are too small to judge it by.
+#: Newton decrements (in standard deviations of T) below this are in the quadratic range: a full
+#: step is right, and differences of the objective are too small to judge it by.
 QUADRATIC = 1e-2
 
-#: A decrement that shrinks by less than this is rounding; on the way to infinity it shrinks a little faster.
+#: A decrement that shrinks by less than this is rounding; on the way to infinity it shrinks a
+#: little faster.
 STALLED = 0.9
 
 
@@ -140,9 +153,10 @@ class _Newton(NamedTuple):
 def solve_moments(log_partition, mean, start):
     """The eta [f] at which the gradient of log_partition is `mean`, by damped Newton from a valid `start`.
 
-    Points where log_partition is not finite are outside its domain; steps are halved until they stay inside and the
-    convex objective falls. Where the mean is on the boundary of what is possible there is no solution, and the search
-    stops after `MAX_NEWTON` steps on its way to infinity. Derivatives are those of the solution, not of the search.
+    Points where log_partition is not finite are outside its domain; steps are halved until they
+    stay inside and the convex objective falls. Where the mean is on the boundary of what is
+    possible there is no solution, and the search stops after `MAX_NEWTON` steps on its way to
+    infinity. Derivatives are those of the solution, not of the search.
     """
 
     def residual(eta):
@@ -170,7 +184,8 @@ def _search(log_partition, mean, start):
         finite = jnp.isfinite(value) & jnp.isfinite(trial).all()
         local = decrement < QUADRATIC
         accept = finite & (local | (value < state.value))
-        # In the quadratic range the decrement squares from step to step; when it no longer shrinks, that is rounding.
+        # In the quadratic range the decrement squares from step to step; when it no longer shrinks,
+        # that is rounding.
         done = ~jnp.isfinite(decrement) | (local & ~(decrement < STALLED * state.decrement)) | (decrement == 0)
         keep = accept & ~done
         return _Newton(

@@ -30,10 +30,13 @@ class Successes(Support):
 
 @model_class
 class LogisticRegression(Regression):
-    """Binomial(successes | trials, sigmoid(inputs @ coef_k)), targets [n] of 0 and 1, or [n, 2] (successes, trials).
+    """A regression of successes: Binomial(successes | trials, sigmoid(inputs @ coef_k)).
 
-    Given the expected Polya-Gamma variable w = trials tanh(eta / 2) / (2 eta) the log-likelihood is bounded below by a
-    quadratic that touches it, so every M-step raises it. Polson, Scott and Windle (2013); Jaakkola and Jordan (2000).
+    x is (inputs [n, p], targets), where targets are [n] of 0 and 1, or [n, 2] of successes and
+    trials. A third array is an offset [n]. No intercept is added. Given the expected Polya-Gamma
+    variable w = trials tanh(eta / 2) / (2 eta), a quadratic that touches the log-likelihood bounds
+    it from below, so every M-step raises it. Polson, Scott and Windle (2013); Jaakkola and Jordan
+    (2000).
     """
 
     support = GivenInputs(Successes())

@@ -1,4 +1,4 @@
-"""Rows of counts over categories, of any total."""
+"""Rows of counts over categories, of any total: the multinomial distribution."""
 
 from typing import Any, NamedTuple
 
@@ -15,23 +15,33 @@ from jaxem.numerics.special import log_factorial_rest
 
 
 class MultinomialParams(NamedTuple):
-    """prob [k, c]: of each category."""
+    """The params of `Multinomial`.
+
+    prob [k, c]: the probability of each category.
+    """
 
     prob: Any
 
 
 @model_class
 class Multinomial(ExponentialFamily):
-    """p(x) = n! / prod_c x_c! prod_c prob_c^x_c for counts x [n, c], n the total of a row (it may differ by row).
+    """Rows of counts over categories: p(x) = m! / prod_c x_c! prod_c prob_c^x_c, for x [n, c].
 
-    The M-step is the share of each category among all that a component counts. A probability may be exactly 0. With
-    two categories this is the binomial. trials: the total of the rows that `sample` draws. Bishop (2006), (2.34).
+    m is the total of a row, which may differ by row. The M-step is the share of each category among
+    all that a component counts. A probability may be exactly 0. With two categories this is the
+    binomial distribution. Bishop (2006), equation (2.34).
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([[9., 1.], [8., 2.], [2., 8.], [1., 9.]])
-    >>> best, _ = jaxem.fit_restarts(jaxem.multinomial_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(prob, 2) for prob in best.params.components.prob[:, 0].tolist())
-    [0.15, 0.85]
+    Args:
+        trials: the total of the rows that `sample` draws.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([[9., 1.], [8., 2.], [2., 8.], [1., 9.]])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.multinomial_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> sorted(round(prob, 2) for prob in best.params.components.prob[:, 0].tolist())
+        [0.15, 0.85]
     """
 
     trials: int = static(default=1)
@@ -49,12 +59,15 @@ class Multinomial(ExponentialFamily):
         return jnp.zeros((), params.prob.dtype)
 
     def log_base(self, x):
-        """log of the multinomial coefficient; the large parts of the factorials cancel before they are rounded."""
+        """The log of the multinomial coefficient.
+
+        The large parts of the factorials cancel before they are rounded.
+        """
         total = x.sum()
         large = xlogy(x, total / jnp.where(x > 0, x, 1)).sum()
         return large + log_factorial_rest(total) - log_factorial_rest(x).sum()
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> MultinomialParams:
         total = moments.sum()
         # Rows without any count say nothing about the categories.
         return MultinomialParams(jnp.where(total > 0, moments / jnp.where(total > 0, total, 1), 1 / moments.shape[0]))
@@ -62,7 +75,7 @@ class Multinomial(ExponentialFamily):
     def moments(self, params):
         return params.prob
 
-    def constraints(self):
+    def constraints(self) -> MultinomialParams:
         return MultinomialParams(Simplex())
 
     def embed(self, x, weights=None):
@@ -71,11 +84,11 @@ class Multinomial(ExponentialFamily):
         return jnp.sqrt(x / jnp.where(total > 0, total, 1))
 
     def sample(self, params, key, n):
-        """n rows of `trials` draws from every component: [n, k, c]."""
+        """n rows of `trials` draws from every component, [n, k, c]."""
         return self._draw(params, key, jnp.full(n, self.trials, params.prob.dtype))
 
     def sample_like(self, params, key, x):
-        """Rows with the totals of x, from every component: [n, k, c]."""
+        """Rows with the totals of x from every component, [n, k, c]."""
         return self._draw(params, key, x.sum(-1))
 
     def _draw(self, params, key, trials):

@@ -15,19 +15,24 @@ from jaxem.contract.pytree import pytree_class
 from jaxem.families.support import COUNTS, Numbers
 from jaxem.numerics.special import root_between, stirling_remainder
 
-#: Sizes are looked for in this range: at its upper end the variance is the Poisson's to seven digits.
+#: The range of sizes: at its upper end the variance is that of the Poisson distribution to seven
+#: digits.
 SIZE_RANGE = (1e-6, 1e7)
 
-#: Largest factors by which a step makes the size larger and smaller.
+#: The largest factors by which an M-step makes the size larger and smaller.
 LARGEST_STEPS = 1.5, 10.0
 
-#: log(1 + t) >= t - BEND t^2 / 2 for t >= 1 / 1.5 - 1: with its curvature made so much larger, the expansion of
-#: log(1 + i v) bounds it from below as far as a step may go, so that an M-step cannot lower the likelihood.
+#: log(1 + t) >= t - BEND t^2 / 2 for t >= 1 / 1.5 - 1. With its curvature made larger by this
+#: factor, the expansion of log(1 + i v) bounds it from below as far as a step may go, so that an
+#: M-step cannot lower the likelihood.
 BEND = 1.3
 
 
 class NegativeBinomialParams(NamedTuple):
-    """size [k] and mean [k]: the variance is mean + mean^2 / size."""
+    """The params of `NegativeBinomial`.
+
+    size [k] and mean [k]: the variance is mean + mean^2 / size.
+    """
 
     size: Any
     mean: Any
@@ -35,7 +40,10 @@ class NegativeBinomialParams(NamedTuple):
 
 @pytree_class
 class Quadratic(Posterior):
-    """rest + slope v + bend v^2 / 2, v = 1 / size: a lower bound of sum_{i < x} log(1 + i v) - log x!; each [n, k]."""
+    """A quadratic in v = 1 / size that bounds sum_{i < x} log(1 + i v) - log x! from below.
+
+    It is rest + slope v + bend v^2 / 2, with coefficients [n, k].
+    """
 
     bend: Any
     slope: Any
@@ -43,7 +51,11 @@ class Quadratic(Posterior):
 
 
 class CountMoments(NamedTuple):
-    """count, sums of x and x^2, and of `Quadratic` (0 for a start, which goes by the moments); each [k]."""
+    """The statistics of `NegativeBinomial`, each [k].
+
+    count: rows. total and square: sums of x and x^2. quadratic: the sum of the rows' `Quadratic`;
+    it is 0 for a start, which is estimated by moments.
+    """
 
     count: jax.Array
     total: jax.Array
@@ -53,19 +65,22 @@ class CountMoments(NamedTuple):
 
 @model_class
 class NegativeBinomial(Family):
-    """NB(x | size s_k, mean m_k), x [n] counts: Gamma(x + s) / (Gamma(s) x!) (s / (s + m))^s (m / (s + m))^x.
+    """Overdispersed counts x [n]: Gamma(x + s) / (Gamma(s) x!) (s / (s + m))^s (m / (s + m))^x.
 
-    The M-step is m = mean of x, and s by one equation. Only Gamma(x + s) / Gamma(s) = s^x prod_{i < x} (1 + i / s) has
-    no finite statistics. Its logarithm is concave in 1 / s (and regular at the Poisson limit 1 / s = 0), and Q has in
-    its place a quadratic that touches it from below at the current params; the coefficients of that are part of what
-    the E-step expects, and add up. An M-step never lowers the likelihood. Lawless (1987).
+    s is the size and m the mean of a component. The M-step is m = mean of x, and s by one equation.
+    Only Gamma(x + s) / Gamma(s) = s^x prod_{i < x} (1 + i / s) has no finite statistics. Its
+    logarithm is concave in 1 / s (and regular at the Poisson limit 1 / s = 0). In its place Q has a
+    quadratic that touches it from below at the current params; the coefficients of the quadratic
+    are part of what the E-step expects, and they add up. An M-step never lowers the likelihood.
+    Lawless (1987).
 
-    >>> import jax, jax.numpy as jnp, jaxem
-    >>> x = jnp.array([0.0, 0, 0, 1, 1, 2, 2, 3, 5, 9])
-    >>> model = jaxem.negative_binomial_mixture(1)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> round(float(result.params.components.mean[0]), 4)
-    2.3
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxem
+        >>> x = jnp.array([0.0, 0, 0, 1, 1, 2, 2, 3, 5, 9])
+        >>> model = jaxem.negative_binomial_mixture(1)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> round(float(result.params.components.mean[0]), 4)
+        2.3
     """
 
     support = Numbers(COUNTS)
@@ -79,7 +94,7 @@ class NegativeBinomial(Family):
         bend = BEND * bend
         return EStep(Quadratic(bend, slope - bend / size, ways - (slope - 0.5 * bend / size) / size), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> CountMoments:
         count, total, square = (weights.T @ jnp.stack([jnp.ones_like(x), x, x * x], 1)).T
         resp = Quadratic(*[jnp.zeros_like(weights)] * 3) if resp is None else resp
         return CountMoments(count, total, square, jax.tree.map(lambda leaf: (weights * leaf).sum(0), resp))
@@ -90,7 +105,7 @@ class NegativeBinomial(Family):
         known = xlogy(stats.total, mean / (1 + mean / size)) - stats.count * size * jnp.log1p(mean / size)
         return (rest + (slope + 0.5 * bend / size) / size + known).sum()
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> NegativeBinomialParams:
         alive = alive_components(stats.count)
         count = jnp.where(alive, stats.count, 1)
         mean = stats.total / count
@@ -105,20 +120,24 @@ class NegativeBinomial(Family):
     def mean(self, params):
         return params.mean
 
-    def constraints(self):
+    def constraints(self) -> NegativeBinomialParams:
         return NegativeBinomialParams(Positive(), Positive())
 
     def embed(self, x, weights=None):
         return super().embed(jnp.sqrt(x), weights)
 
     def sample(self, params, key, n):
+        """n counts of every component, [n, k]."""
         rate_key, count_key = jax.random.split(key)
         rate = jax.random.gamma(rate_key, params.size, (n, *params.size.shape)) * params.mean / params.size
         return jax.random.poisson(count_key, rate).astype(params.mean.dtype)
 
 
 def log_rising(x, size):
-    """sum_{i < x} log(1 + i / size) = log Gamma(x + size) - log Gamma(size) - x log(size), without cancellation."""
+    """sum_{i < x} log(1 + i / size), without cancellation.
+
+    It is log Gamma(x + size) - log Gamma(size) - x log(size).
+    """
     above, last = size + 1, jnp.maximum(x - 1, 0)
     stirling = stirling_remainder(above + last) - stirling_remainder(above)
     stretch = (above + last - 0.5) * jnp.log1p(last / above) - last
@@ -126,9 +145,10 @@ def log_rising(x, size):
 
 
 def _derivatives(x, size):
-    """Second and first derivative of `log_rising` in v = 1 / size: -sum (i / (1 + i v))^2 and sum i / (1 + i v).
+    """The second and the first derivative of `log_rising` in v = 1 / size.
 
-    Their closed forms cancel for large sizes, where the bounds by Jensen and Cauchy-Schwarz are close together.
+    They are -sum (i / (1 + i v))^2 and sum i / (1 + i v). Their closed forms cancel for large
+    sizes, where the bounds by Jensen and Cauchy-Schwarz are close together.
     """
     first = size * (digamma(x + size) - digamma(size))
     second = size**2 * (polygamma(1, size) - polygamma(1, x + size))
@@ -141,7 +161,7 @@ def _derivatives(x, size):
 
 
 def _best_size(quadratic, count, mean, size):
-    """The maximum of Q on the way up from `size`, no further than LARGEST_STEPS."""
+    """The size at which Q has its maximum, no further from `size` than `LARGEST_STEPS`."""
 
     def climb(log_v):
         v = jnp.exp(log_v)

@@ -12,13 +12,16 @@ from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
 from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class, static
-from jaxem.contract.units import Identity
+from jaxem.contract.units import Identity, Units
 from jaxem.contract.wrapper import Wrapper
 from jaxem.families.several import Several, SeveralUnits
 
 
 class InUnits(NamedTuple):
-    """Rows in each family's own units, and the log-volumes [n, families] that make their densities comparable."""
+    """Rows in the units of each family, and the log-volumes that make their densities comparable.
+
+    rows: a tuple, one entry for each family. log_volume [n, n_families].
+    """
 
     rows: Any
     log_volume: Any
@@ -33,7 +36,7 @@ def in_units(x, n_families: int) -> InUnits:
 
 @pytree_class
 class OneOfUnits(SeveralUnits):
-    """The units of each family: rows become `InUnits`, which hold the volumes, since those differ by component."""
+    """The units of each family: rows become `InUnits`, which hold the volumes of each family."""
 
     def rows(self, x):
         rows, before = in_units(x, len(self.each))
@@ -44,13 +47,17 @@ class OneOfUnits(SeveralUnits):
 
 @pytree_class
 class OneOfPosterior(Posterior):
-    """What each family has hidden of its own, given the component; None for those that hide nothing."""
+    """The posterior of what each family hides, given the component; None if it hides nothing."""
 
     parts: tuple
 
 
 class OneOfStats(NamedTuple):
-    """Expected number of rows of each component [k], each family's own statistics, and their log-volumes' sum []."""
+    """The expected number of rows of each component [k], and the statistics of each family.
+
+    log_volume []: the sum of the rows' log-volumes, each weighted by what its family holds of the
+    row.
+    """
 
     count: Any
     parts: Any
@@ -59,19 +66,30 @@ class OneOfStats(NamedTuple):
 
 @model_class
 class OneOf(Several):
-    """sizes[0] components of families[0], then sizes[1] of families[1], ...: k = sum(sizes) in all.
+    """Components of different families on the same rows: first sizes[0] of families[0], and so on.
 
-    Params are a tuple with the params of each family. Every family sees the whole rows, in its own standard units;
-    `Mixture(OneOf(families, sizes), sum(sizes))` weighs them against each other. Two uses: noise beside clusters
-    (`Uniform`), and a point that counts pile up on (`Held` at a rate of 0).
+    There are k = sum(sizes) components in all. Params are a tuple with the params of each family.
+    Every family reads the whole rows, in its own standard units, and
+    `Mixture(OneOf(families, sizes), sum(sizes))` weighs them against each other. Two uses are noise
+    beside clusters (`Uniform`), and a point mass such as extra zeros among counts (`Held` at a rate
+    of 0).
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> family = jaxem.OneOf((jaxem.Gaussian(), jaxem.Uniform.around(x)), (2, 1))
-    >>> best, _ = jaxem.fit_restarts(jaxem.Mixture(family, 3), x, jax.random.key(0), n_restarts=4)
-    >>> clusters, noise = best.params.components
-    >>> clusters.mean.shape, noise.low.shape
-    ((2, 2), (1, 2))
+    Args:
+        families: a tuple of families of the same rows.
+        sizes: a tuple with the number of components of each family.
+
+    Raises:
+        ValueError: `sizes` are not whole numbers above 0, one for each family.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> family = jaxem.OneOf((jaxem.Gaussian(), jaxem.Uniform.around(x)), (2, 1))
+        >>> model = jaxem.Mixture(family, 3)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=4)
+        >>> clusters, noise = best.params.components
+        >>> clusters.mean.shape, noise.low.shape
+        ((2, 2), (1, 2))
     """
 
     families: tuple
@@ -94,7 +112,7 @@ class OneOf(Several):
         known = any(part is not None for part in latent)
         return EStep(OneOfPosterior(latent) if known else None, jnp.concatenate(log_prob, 1))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> OneOfStats:
         rows, log_volume = self._rows(x)
         latent = self._latents(resp)
         split = jnp.split(weights, self._cuts(), 1)
@@ -106,13 +124,13 @@ class OneOf(Several):
         own = [family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts)]
         return sum(own) - stats.log_volume
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params, strength, units=None) -> OneOfStats:
         parts = self._pseudo_parts(params, strength, units)
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return OneOfStats(jnp.zeros(sum(self.sizes), dtype), parts, jnp.zeros((), dtype))
 
     def permute(self, params, order):
-        """Components are renumbered within their family; an order that mixes families has no params."""
+        """The components renumbered within their family; an order may not mix families."""
         orders = np.split(np.asarray(order), self._cuts())
         starts = np.concatenate([[0], self._cuts()])
         orders = [part - start for part, start in zip(orders, starts, strict=True)]
@@ -125,7 +143,8 @@ class OneOf(Several):
 
     def prepare(self, x, weights=None, centred=False):
         rows, log_volume = self._rows(x)
-        # Not the weights: a family holds only its share of them, so no sum over all rows is its own.
+        # Not the weights: a family holds only its share of them, so no sum over all rows is its
+        # own.
         return InUnits(tuple(family.prepare(part, None, centred) for family, part in self._zip(rows)), log_volume)
 
     def degenerate(self, params, n_points):
@@ -133,7 +152,7 @@ class OneOf(Several):
         flags = [jnp.broadcast_to(family.degenerate(p, n), n.shape) for family, p, n in self._zip(params, split)]
         return jnp.concatenate(flags)
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         units = OneOfUnits(tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows)))
         return Identity() if units.is_identity else units
 
@@ -176,12 +195,17 @@ def _dtype(x):
 
 @model_class
 class Held(Wrapper, Family):
-    """`model`, a family, with its components held at `params` (with their leading axis): fits do not move them.
+    """A family whose components are fixed at `params`: fits do not move them.
 
-    >>> import jax, jaxem
-    >>> zeros = jaxem.Held(jaxem.Poisson(), jaxem.PoissonParams(jax.numpy.zeros(1)))
-    >>> zeros.e_step(zeros.params, jax.numpy.array([0.0, 3.0])).log_prob.ravel().tolist()
-    [0.0, -inf]
+    Args:
+        model: the family.
+        params: its params in the data's units, with their leading component axis.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> zeros = jaxem.Held(jaxem.Poisson(), jaxem.PoissonParams(jax.numpy.zeros(1)))
+        >>> zeros.e_step(zeros.params, jax.numpy.array([0.0, 3.0])).log_prob.ravel().tolist()
+        [0.0, -inf]
     """
 
     model: Any
@@ -200,7 +224,7 @@ class Held(Wrapper, Family):
     def degenerate(self, params, n_points):
         return jnp.zeros((), bool)
 
-    # Held params are in the data's units, so these are the only ones.
+    # The fixed params are in the data's units, and so are the rows.
 
     def units(self, x, weights=None):
         return Identity()

@@ -1,4 +1,4 @@
-"""Counts: the Poisson distribution, with an exposure for every row where they differ."""
+"""Counts: the Poisson distribution, with an exposure for each row where exposures differ."""
 
 from typing import Any, NamedTuple
 
@@ -15,25 +15,32 @@ from jaxem.numerics.special import log_poisson
 
 
 class PoissonParams(NamedTuple):
-    """rate [k]: expected count, per unit of exposure."""
+    """The params of `Poisson`.
+
+    rate [k]: the expected count per unit of exposure.
+    """
 
     rate: Any
 
 
 class Exposed(NamedTuple):
-    """Counts [n] with their exposures [n]: any Poisson data in one form."""
+    """Any Poisson data in one form: counts [n] with their exposures [n]."""
 
     count: Any
     exposure: Any
 
     @classmethod
-    def of(cls, x):
+    def of(cls, x) -> "Exposed":
+        """Rows with or without exposures in this form; without, every exposure is 1."""
         return cls(*x) if isinstance(x, tuple) else cls(x, jnp.ones_like(x))
 
 
 @pytree_class
 class RateUnits(Units):
-    """Units in which the mean rate of the data is 1: exposures are multiplied by `rate` and become expected counts."""
+    """Units in which the mean rate of the data is 1.
+
+    Exposures are multiplied by `rate`, and so become the expected counts at the mean rate.
+    """
 
     rate: Any
 
@@ -55,19 +62,26 @@ EXPOSED_COUNTS = Pair(
 
 @model_class
 class Poisson(ExponentialFamily):
-    """p(x) = (rate e)^x exp(-rate e) / x!, for counts x [n]; the M-step is rate = sum of counts / sum of exposures.
+    """Counts: p(x) = (rate e)^x exp(-rate e) / x!, for x [n], where e is the exposure of a row.
 
-    exposure: x is the pair (counts [n], exposures e [n]), the time or area behind each count; without it e = 1.
-    A rate may be 0: it explains zeros only. Johnson, Kemp and Kotz (2005), section 4.1.
+    The M-step is rate = sum of counts / sum of exposures. A rate may be 0: it explains zeros only.
+    Johnson, Kemp and Kotz (2005), section 4.1.
 
-    In standard units the mean rate of the data is 1 and e is the expected count, so that large counts keep their
-    digits in float32: log p(x) = x log(rate) + e (1 - rate) + log Poisson(x; e).
+    In standard units the mean rate of the data is 1 and e is the expected count, so that large
+    counts keep their digits in float32: log p(x) = x log(rate) + e (1 - rate) + log Poisson(x; e).
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([0., 1., 1., 2., 9., 11., 12.])
-    >>> best, _ = jaxem.fit_restarts(jaxem.poisson_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
-    [1.0, 10.6]
+    Args:
+        exposure: True if x is the pair (counts [n], exposures [n]), the time or area behind each
+            count. Otherwise x is the counts alone, and e = 1.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([0., 1., 1., 2., 9., 11., 12.])
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.poisson_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
+        [1.0, 10.6]
     """
 
     exposure: bool = static(default=False)
@@ -91,14 +105,14 @@ class Poisson(ExponentialFamily):
     def log_base(self, x):
         return log_poisson(*Exposed.of(x))
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> PoissonParams:
         return PoissonParams(moments[0] / moments[1])
 
     def moments(self, params):
         return jnp.stack([params.rate, jnp.ones_like(params.rate)])
 
     def pseudo_statistics(self, params, strength, units=None):
-        """Those of a gamma prior: `strength` rows of exposure 1."""
+        """The pseudo-statistics of a gamma prior: `strength` rows of exposure 1."""
         stats = super().pseudo_statistics(params, strength, units)
         # In standard units an exposure of 1 is a multiple of the mean rate.
         return stats._replace(total=stats.total * units.rate) if isinstance(units, RateUnits) else stats
@@ -106,7 +120,7 @@ class Poisson(ExponentialFamily):
     def mean(self, params):
         return params.rate
 
-    def constraints(self):
+    def constraints(self) -> PoissonParams:
         return PoissonParams(NonNegative())
 
     def embed(self, x, weights=None):
@@ -114,23 +128,23 @@ class Poisson(ExponentialFamily):
         count, exposure = Exposed.of(x)
         return super().embed(jnp.sqrt(count / exposure), weights)
 
-    # --- units: the mean rate of the data ---------------------------------------------------------------------
+    # --- units: the mean rate of the data ---------------------------------------------------------
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> RateUnits:
         count, exposure = Exposed.of(x)
         weights = jnp.ones_like(count) if weights is None else weights
         rate = (weights * count).sum() / (weights * exposure).sum()
         return RateUnits(jnp.where(rate > 0, rate, 1))
 
-    # --- samples -----------------------------------------------------------------------------------
+    # --- samples ----------------------------------------------------------------------------------
 
     def sample(self, params, key, n):
-        """n counts of every component, at exposure 1: [n, k]; with exposures the pair (counts, ones)."""
+        """n counts of every component at exposure 1, [n, k]; with exposures (counts, ones)."""
         counts = jax.random.poisson(key, params.rate, (n, *params.rate.shape)).astype(params.rate.dtype)
         return (counts, jnp.ones_like(counts)) if self.exposure else counts
 
     def sample_like(self, params, key, x):
-        """Counts at the exposures of x: [n, k], with exposures the pair (counts, exposures)."""
+        """Counts at the exposures of x, [n, k]; with exposures the pair (counts, exposures)."""
         if not self.exposure:
             return self.sample(params, key, len(x))
         exposure = jnp.broadcast_to(x[1][:, None], (len(x[1]), *params.rate.shape))

@@ -11,9 +11,11 @@ from jaxem.numerics.special import log_poisson
 
 @model_class
 class PoissonRegression(Regression):
-    """Poisson(y | exp(inputs @ coef_k)), its M-step one step of iteratively reweighted least squares.
+    """A regression of counts: Poisson(y | exp(inputs @ coef_k)), for x = (inputs [n, p], y [n]).
 
-    That is a Newton step on Q; one that went too far is halved by the loop. McCullagh and Nelder (1989), section 2.5.
+    A third array in x is an offset [n], such as the log of an exposure. No intercept is added. The
+    M-step is one step of iteratively reweighted least squares: a Newton step on Q. The loop halves
+    a step that went too far. McCullagh and Nelder (1989), section 2.5.
     """
 
     support = GivenInputs(Numbers(COUNTS))

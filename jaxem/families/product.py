@@ -16,14 +16,14 @@ from jaxem.families.several import Several, SeveralUnits
 
 
 class Parts(NamedTuple):
-    """x once it is in units, or prepared: one entry per family."""
+    """Rows in units, or prepared rows: one entry for each family."""
 
     parts: tuple
 
 
 @pytree_class
 class ProductUnits(SeveralUnits):
-    """The units of each part: rows become `Parts`."""
+    """The units of each part of the rows, which become `Parts`."""
 
     def rows(self, x):
         return Parts(tuple(units.rows(part) for units, part in zip(self.each, _parts(x), strict=True)))
@@ -37,7 +37,7 @@ class ProductUnits(SeveralUnits):
 
 @pytree_class
 class ProductPosterior(Posterior):
-    """What each family has hidden of its own, given the component; None for those that hide nothing."""
+    """The posterior of what each family hides, given the component; None if it hides nothing."""
 
     parts: tuple
 
@@ -50,7 +50,7 @@ class ProductPosterior(Posterior):
 
 
 class ProductStats(NamedTuple):
-    """Expected number of rows of each component [k], and each family's own statistics."""
+    """The expected number of rows of each component [k], and the statistics of each family."""
 
     count: Any
     parts: Any
@@ -58,17 +58,25 @@ class ProductStats(NamedTuple):
 
 @model_class
 class Product(Several):
-    """p(x) = prod_j p_j(x_j): x is a tuple with one entry per family, params and statistics are tuples too.
+    """Mixed columns: p(x) = prod_j p_j(x_j), where x is a tuple with one entry for each family.
 
-    Given the component the parts are independent, so each family does its own M-step. McLachlan and Peel (2000),
-    section 5.7 (mixed-mode data).
+    Given the component the parts of a row are independent, so each family does its own M-step.
+    Params are a tuple with the params of each family. McLachlan and Peel (2000), section 5.7
+    (mixed-mode data).
 
-    >>> import jax, jaxem
-    >>> family = jaxem.Product((jaxem.Gaussian("diag"), jaxem.Poisson()))
-    >>> x = jaxem.datasets.old_faithful(), jax.numpy.arange(272.0) % 5
-    >>> params = jaxem.Mixture(family, 2).init(jax.random.key(0), x)
-    >>> [type(part).__name__ for part in params.components]
-    ['GaussianParams', 'PoissonParams']
+    Args:
+        families: a tuple of families.
+
+    Raises:
+        ValueError: an entry of `families` is no family.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> family = jaxem.Product((jaxem.Gaussian("diag"), jaxem.Poisson()))
+        >>> x = jaxem.datasets.old_faithful(), jax.numpy.arange(272.0) % 5
+        >>> params = jaxem.Mixture(family, 2).init(jax.random.key(0), x)
+        >>> [type(part).__name__ for part in params.components]
+        ['GaussianParams', 'PoissonParams']
     """
 
     families: tuple
@@ -88,7 +96,7 @@ class Product(Several):
         log_prob = functools.reduce(jnp.add, (step.log_prob for step in steps))
         return EStep(ProductPosterior(latent) if known else None, log_prob)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> ProductStats:
         latent = self._latents(resp)
         parts = [family.sufficient_statistics(r, part, weights) for family, r, part in self._zip(latent, _parts(x))]
         return ProductStats(weights.sum(0), tuple(parts))
@@ -96,7 +104,7 @@ class Product(Several):
     def expected_log_joint(self, params, stats):
         return sum(family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts))
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params, strength, units=None) -> ProductStats:
         leaf = jax.tree.leaves(params)[0]
         return ProductStats(jnp.zeros(leaf.shape[0], leaf.dtype), self._pseudo_parts(params, strength, units))
 
@@ -104,12 +112,12 @@ class Product(Several):
         return tuple(family.conditional_mean(p, part) for family, p, part in self._zip(params, _parts(x)))
 
     def observed(self, x):
-        """A row has something to see where one of its parts has."""
+        """Which rows have anything that was seen: those of which a part has."""
         seen = [family.observed(part) for family, part in self._zip(_parts(x))]
         return None if any(part is None for part in seen) else np.any(seen, axis=0)
 
     def embed(self, x, weights=None):
-        """The families' own coordinates, each part scaled to total variance 1: no part decides alone."""
+        """The coordinates of the families, each scaled to total variance 1: none dominates."""
         parts = [_even(family.embed(part, weights), weights) for family, part in self._zip(_parts(x))]
         return jnp.concatenate(parts, 1)
 
@@ -123,10 +131,10 @@ class Product(Several):
         flags = [jnp.broadcast_to(family.degenerate(p, n_points), n_points.shape) for family, p in self._zip(params)]
         return jnp.stack(flags).any(0)
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> Units:
         return _product(family.units(part, weights) for family, part in self._zip(_parts(x)))
 
-    def origin(self, x, params=None):
+    def origin(self, x, params=None) -> Units:
         nothing = (None,) * len(self.families)
         rows, params = nothing if x is None else _parts(x), nothing if params is None else params
         return _product(family.origin(part, p) for family, part, p in self._zip(rows, params))
@@ -140,7 +148,7 @@ class Product(Several):
 
     def sample_like(self, params, key, x):
         keys = jax.random.split(key, len(self.families))
-        return tuple(family.sample_like(p, k, part) for family, p, k, part in self._zip(params, keys, x))
+        return tuple(family.sample_like(p, k, part) for family, p, k, part in self._zip(params, keys, _parts(x)))
 
     def init_components(self, key, x, weights):
         keys = jax.random.split(key, len(self.families))

@@ -1,11 +1,13 @@
-"""Regressions: families of a target given inputs, x = (inputs [n, p], targets). No intercept is added.
+"""Regressions: families of a target given inputs, x = (inputs [n, p], targets).
 
-A third array, x = (inputs, targets, offset [n]), is a known part of the linear predictor (the log of an exposure).
+No intercept is added. A third array, x = (inputs, targets, offset [n]), is a known part of the
+linear predictor (the log of an exposure).
 
-The M-steps of generalised linear models have no finite statistics, but a weighted least-squares problem at the current
-params has: its weights and responses are part of what the E-step expects. So all regressions share one M-step, the
-normal equations, and their statistics add up and are linear in the weights like any others. Q is that problem too: it
-touches the expected log density where the statistics were taken, with the same gradient.
+The M-steps of generalised linear models have no finite statistics, but a weighted least-squares
+problem at the current params has: its weights and responses are part of what the E-step expects. So
+all regressions share one M-step, the normal equations, and their statistics add up and are linear
+in the weights like any others. Q is that problem too: it touches the expected log density where the
+statistics were taken, with the same gradient.
 
 `LinearRegression`, `PoissonRegression` and `LogisticRegression` have a file each.
 """
@@ -22,6 +24,7 @@ from jaxem.contract.family import Family, alive_components
 from jaxem.contract.model import EStep
 from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Identity, Units
 from jaxem.families.input_units import DEPENDENT, InputUnits, host_input_units, whitening
 from jaxem.families.support import Numbers, Support, Vectors
 from jaxem.numerics import linalg
@@ -30,14 +33,20 @@ from jaxem.numerics.tracing import is_traced
 
 
 class RegressionParams(NamedTuple):
-    """coef [k, p], on the scale of the linear predictor."""
+    """The params of a regression.
+
+    coef [k, p]: the coefficients, on the scale of the linear predictor.
+    """
 
     coef: Any
 
 
 @pytree_class
 class Working(Posterior):
-    """log p(y | eta) = rest + response eta - weight eta^2 / 2, near the eta of one E-step; each [n, k]."""
+    """The least-squares problem of each row: log p(y | eta) near the eta of one E-step.
+
+    It is rest + response eta - weight eta^2 / 2, with coefficients [n, k].
+    """
 
     weight: Any
     response: Any
@@ -45,9 +54,11 @@ class Working(Posterior):
 
 
 class NormalEquations(NamedTuple):
-    """count [k]; gram: sum of weight x x^T, packed [k, p (p + 1) / 2]; cross: sum of response x [k, p]; rest [k].
+    """The statistics of a regression.
 
-    The responses are those beyond the offset. A linear regression has squared ones in `rest`.
+    count [k]: rows. gram [k, p (p + 1) / 2]: the sum of weight x x^T, packed. cross [k, p]: the sum
+    of response x. rest [k]: the sum of `Working.rest`. Responses are those beyond the offset. A
+    linear regression has the squared responses in `rest`.
     """
 
     count: jax.Array
@@ -81,30 +92,33 @@ class GivenInputs(Support):
 class Regression(Family):
     """A target whose distribution depends on inputs through the linear predictor inputs @ coef_k.
 
-    A subclass gives its `support`, `log_density(eta, x)`, `working(eta, x)` (weight and response of the least-squares
-    problem at eta), `guess(x)` (those of a start, which knows no eta) and `draw(params, key, eta, x)`.
+    A subclass writes its `support`, and five methods: `log_density`, `working`, `guess`, `draw` and
+    possibly `spread`.
     """
 
     param_shapes: Any = RegressionParams(("k", "p"))
 
-    def log_density(self, eta, x):
-        raise NotImplementedError
+    def log_density(self, eta, x) -> jax.Array:
+        """log p(target | eta) [n, k], in nats."""
+        raise NotImplementedError(f"{type(self).__name__}.log_density")
 
     def working(self, eta, x) -> tuple[jax.Array, jax.Array]:
-        raise NotImplementedError
+        """(weight, response) of the least-squares problem at eta, each [n, k]."""
+        raise NotImplementedError(f"{type(self).__name__}.working")
 
     def guess(self, x) -> tuple[jax.Array, jax.Array]:
-        raise NotImplementedError
+        """(weight, response) [n, 1] of a random start, which knows no eta."""
+        raise NotImplementedError(f"{type(self).__name__}.guess")
 
     def draw(self, params, key, eta, x):
-        """Targets [n, k, ...] at the linear predictors eta [n, k]."""
-        raise NotImplementedError
+        """Targets [n, k, ...] drawn at the linear predictors eta [n, k]."""
+        raise NotImplementedError(f"{type(self).__name__}.draw")
 
     def predictor(self, params, x):
         """The linear predictor of every component, [n, k]."""
         return jnp.dot(x[0], params.coef.T, precision=PRECISION) + offset_of(x)
 
-    # --- the steps -----------------------------------------------------------------------------------------------
+    # --- the steps --------------------------------------------------------------------------------
 
     def e_step(self, params, x):
         eta = self.predictor(params, x)
@@ -112,7 +126,7 @@ class Regression(Family):
         log_prob = self.log_density(eta, x)
         return EStep(Working(weight, response, log_prob - (response - 0.5 * weight * eta) * eta), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> NormalEquations:
         resp = Working(*self.guess(x), jnp.zeros(())) if resp is None else resp
         offset = offset_of(x)
         response = resp.response - resp.weight * offset
@@ -141,7 +155,7 @@ class Regression(Family):
     def constraints(self) -> Any:
         return RegressionParams(Real())
 
-    # --- starts and draws ----------------------------------------------------------------------------------------
+    # --- starts and draws -------------------------------------------------------------------------
 
     def embed(self, x, weights=None):
         target = x[1] if x[1].ndim == 1 else x[1][:, 0] / x[1][:, 1]
@@ -155,7 +169,7 @@ class Regression(Family):
         raise NotProvidedError(self, "sample", "targets need inputs; write sample_like(params, key, x)")
 
     def sample_like(self, params, key, x):
-        """Targets for the inputs (and offsets) of x: [n, k] draws, with the inputs of each."""
+        """Targets [n, k, ...] for the inputs and offsets of x, with the inputs of each draw."""
         targets = self.draw(params, key, self.predictor(params, x), x)
         given = [jnp.broadcast_to(part[:, None], (*targets.shape[:2], *part.shape[1:])) for part in (x[0], *x[2:])]
         return (given[0], targets, *given[1:])
@@ -164,14 +178,19 @@ class Regression(Family):
         if not is_traced(x[0]):
             _check_independent(np.asarray(x[0]))
 
-    # --- units ---------------------------------------------------------------------------------------------------
+    # --- units ------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> InputUnits:
         weights = jnp.ones(len(x[0]), x[0].dtype) if weights is None else weights
         matrix = whitening(x[0], weights / weights.sum())
         return InputUnits(matrix, jnp.linalg.inv(matrix))
 
-    def origin(self, x, params=None):
+    def origin(self, x, params=None) -> Units:
+        # Params alone do not say where the inputs lie.
+        return Identity() if x is None else self.host_units(x)
+
+    def host_units(self, x) -> Units:
+        """Units on the host in which float32 loses no digits of x."""
         return host_input_units(x, linear=False)
 
 
@@ -199,7 +218,8 @@ def solve_normal_equations(stats):
     """(coef [k, p], which components had enough rows to determine it [k])."""
     gram = linalg.unpack_symmetric(stats.gram)
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    # In units where the gram matrix of all rows is I, a ridge of its rounding moves nothing that is determined.
+    # In units where the gram matrix of all rows is I, a ridge of its rounding moves nothing
+    # determined.
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
     coef = linalg.solve_positive(gram + ridge[:, None, None] * eye, stats.cross[..., None])[..., 0]
     enough = alive_components(stats.count) & jnp.isfinite(coef).all(-1)

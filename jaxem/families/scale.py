@@ -1,4 +1,4 @@
-"""What families of positive numbers share: units in which the data's mean is 1, and when a component has collapsed."""
+"""What families of positive numbers share: units of mean 1, and the test for degeneracy."""
 
 from typing import Any
 
@@ -10,14 +10,16 @@ from jaxem.families.exponential_family import ExponentialFamily
 
 
 class ScaleFamily(ExponentialFamily):
-    """One positive number per row, x [n]; multiplying x by c only rescales the params.
+    """One positive number per row, x [n]; multiplying x by a number only rescales the params.
 
-    Subclasses say in `roles`, a tree like params, how each leaf moves with the scale (see `jaxem.contract.units`).
+    A subclass says in `roles` how each leaf of its params moves with the scale.
     """
 
+    #: A tree like params of the roles in `jaxem.contract.units`.
     roles: Any = None
 
-    def units(self, x, weights=None):
+    def units(self, x, weights=None) -> AffineUnits:
+        """The units in which the mean of the rows is 1."""
         weights = jnp.ones_like(x) if weights is None else weights
         # Dividing by the largest number first keeps the sum inside the dtype for any units.
         reach = jnp.where(weights > 0, x, 0).max()
@@ -37,8 +39,8 @@ def collapsed(location, variance, n_points, smallest):
 def too_tight(variance, total, n_points, n_params):
     """Which components [k] have next to no variance, relative to the data's `total` and to the others'.
 
-    The same bounds as for the normal distribution: a tenth of a thousandth of the spread is a sliver whatever it
-    holds; a thirtieth is one if only a few rows hold it up.
+    The same bounds as for the normal distribution: a tenth of a thousandth of the spread is a
+    sliver whatever it holds; a thirtieth is one if only a few rows hold it up.
     """
     pooled = n_points @ variance / n_points.sum()
     total = jnp.where(total > 0, total, 1)

@@ -1,4 +1,4 @@
-"""What families that are made of other families have in common: params and units are tuples, one entry per family."""
+"""What families made of other families share: params and units are tuples, one entry per family."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxem.contract.units import Units
 
 @pytree_class
 class SeveralUnits(Units):
-    """Units of params that are a tuple: one entry for each family. A subclass says how rows are moved.
+    """Units of params that are a tuple, one entry per family. A subclass says how rows are moved.
 
     `each` holds the units of each family, in the order of the families.
     """
@@ -38,7 +38,7 @@ class SeveralUnits(Units):
 
 
 class Several(Conjugate, Family):
-    """A family made of `families`. A subclass says how they share out rows, log densities and weights."""
+    """A family made of `families`. A subclass says how they share rows, densities and weights."""
 
     families: tuple
 
@@ -66,7 +66,7 @@ class Several(Conjugate, Family):
         return jnp.stack(flags).any() if flags else None
 
     def _latents(self, resp) -> tuple:
-        """The posterior of each family, None where it hides nothing (or where this is a random start)."""
+        """The posterior of each family; None where it hides nothing, and for a random start."""
         return (None,) * len(self.families) if resp is None else resp.parts
 
     def _zip(self, *trees: Any):

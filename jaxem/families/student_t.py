@@ -1,4 +1,4 @@
-"""Multivariate Student-t components: a Gaussian whose precision is scaled by a hidden gamma variable per row."""
+"""The multivariate Student-t distribution: a normal one whose precision has a hidden scale."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxem.contract.units import COVARIANCE, LOCATION, UNITLESS, AffineUnits
 from jaxem.families.gaussian import Gaussian, GaussianParams
 from jaxem.numerics.special import LOG_2PI, root_between, solve_gamma_shape
 
-#: Degrees of freedom are looked for in this range: below, moments of any order are gone; above, it is a Gaussian.
+#: The range of degrees of freedom: below it no moment exists; above it the distribution is normal.
 DF_RANGE = (0.2, 1e6)
 
 #: Degrees of freedom of a random start where they are to be estimated.
@@ -25,7 +25,11 @@ START_DF = 10.0
 
 
 class StudentTParams(NamedTuple):
-    """mean [k, d]; cov, the scale matrices in the shapes of `GaussianParams`; df [k], or [] where it is shared."""
+    """The params of `StudentT`.
+
+    mean [k, d]. cov: the scale matrices, in the shapes of `GaussianParams`. df: the degrees of
+    freedom [k], or [] where they are shared.
+    """
 
     mean: Any
     cov: Any
@@ -37,9 +41,10 @@ ROLES = StudentTParams(LOCATION, COVARIANCE, UNITLESS)
 
 @pytree_class
 class Scale(Posterior):
-    """The hidden precision scale of each row, a gamma variable, under each component.
+    """The posterior of the hidden precision scale of each row: a gamma variable per component.
 
-    u [n, k] and log_u [n, k] are its expectation and that of its logarithm. gaussian: what the Gaussian E-step adds.
+    u [n, k] and log_u [n, k]: its expectation and that of its logarithm. gaussian: what the E-step
+    of the normal distribution adds.
     """
 
     u: Any
@@ -47,7 +52,7 @@ class Scale(Posterior):
     gaussian: Any
 
     def _gamma(self):
-        """(shape, rate) [n, k] of the gamma distribution that has these expectations of u and log u."""
+        """(shape, rate) [n, k] of the gamma distribution with these expectations of u and log u."""
         shape = solve_gamma_shape(jnp.log(self.u) - self.log_u)
         return shape, shape / self.u
 
@@ -62,7 +67,11 @@ class Scale(Posterior):
 
 
 class StudentTMoments(NamedTuple):
-    """count: sum r [k]. gaussian: the Gaussian statistics with weights r u. log_u: sum r (E log u - E u) [k]."""
+    """The statistics of `StudentT`, with r the responsibilities.
+
+    count [k]: sum of r. gaussian: the statistics of the normal distribution with weights r u.
+    log_u [k]: sum of r (E log u - E u).
+    """
 
     count: Any
     gaussian: Any
@@ -71,12 +80,20 @@ class StudentTMoments(NamedTuple):
 
 @model_class
 class StudentT(Conjugate, Family):
-    """t(x | mean_k, cov_k, df_k): x | u ~ N(mean, cov / u), u ~ Gamma(df / 2, df / 2).
+    """Heavy-tailed components t(x | mean_k, cov_k, df_k): x | u ~ N(mean, cov / u), for x [n, d].
 
-    The E-step adds E[u | x] = (df + d) / (df + delta), delta the squared Mahalanobis distance, and E[log u | x]; given
-    them the M-step is the Gaussian's with weights r u, and one equation for df. Peel and McLachlan (2000), section 3.
+    The precision scale u ~ Gamma(df / 2, df / 2) of a row is hidden. The E-step expects E[u | x] =
+    (df + d) / (df + delta), with delta the squared Mahalanobis distance, and E[log u | x]. Given
+    them the M-step is that of the normal distribution with weights r u, and one equation for df.
+    Peel and McLachlan (2000), section 3.
 
-    estimate: "none" (df stays as given in the start), "each" component its own, or "tied".
+    Args:
+        gaussian: the normal family, whose covariance structure and floor are used.
+        df: the degrees of freedom of random starts, where they are not estimated.
+        estimate: "none" (df stays as in the start), "each" (for each component its own) or "tied".
+
+    Raises:
+        ValueError: `estimate` is none of these.
     """
 
     gaussian: Gaussian
@@ -90,11 +107,11 @@ class StudentT(Conjugate, Family):
     def component_axes(self):
         return StudentTParams(*self.gaussian.component_axes(), None if self.estimate == "tied" else 0)
 
-    def constraints(self):
+    def constraints(self) -> StudentTParams:
         df = Fixed(Positive()) if self.estimate == "none" else Positive(DF_RANGE[0])
         return StudentTParams(*self.gaussian.constraints(), df)
 
-    # --- E-step ----------------------------------------------------------------------------------------------
+    # --- E-step -----------------------------------------------------------------------------------
 
     def prepare(self, x, weights=None, centred=False):
         # Every row is weighted by its own u, so nothing can be summed ahead.
@@ -113,11 +130,12 @@ class StudentT(Conjugate, Family):
         log_u = digamma(half) - jnp.log(0.5 * (df + delta))
         return EStep(Scale((df + d) / (df + delta), log_u, latent), log_prob)
 
-    # --- M-step ----------------------------------------------------------------------------------------------
+    # --- M-step -----------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> StudentTMoments:
         if resp is None:
-            # A start knows no u: 1, with the spread of log u that START_DF (or the given df) implies.
+            # A start knows no u. It takes u = 1, with the E[log u] that START_DF (or the given df)
+            # implies.
             half = 0.5 * jnp.asarray(START_DF if self.estimate != "none" else self.df, weights.dtype)
             resp = Scale(jnp.ones_like(weights), jnp.full_like(weights, digamma(half) - jnp.log(half)), None)
         log_u = (weights * (resp.log_u - resp.u)).sum(0)
@@ -126,14 +144,14 @@ class StudentT(Conjugate, Family):
         inner = self.gaussian.sufficient_statistics(resp.gaussian, x, weights * resp.u)._replace(rows=count)
         return StudentTMoments(count, inner, log_u)
 
-    def pseudo_statistics(self, params, strength, units=None):
-        """Those of a normal-inverse-Wishart prior on mean and cov, as for normals; nothing is believed of df."""
+    def pseudo_statistics(self, params, strength, units=None) -> StudentTMoments:
+        """The pseudo-statistics of a normal-inverse-Wishart prior on mean and cov (none on df)."""
         inner = GaussianParams(params.mean, params.cov)
         stats = self.gaussian.pseudo_statistics(inner, GaussianParams(strength.mean, strength.cov), units)
         nothing = jnp.zeros_like(stats.count)
         return StudentTMoments(nothing, stats, nothing)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> StudentTParams:
         old = None if params is None else GaussianParams(params.mean, params.cov)
         inner = self.gaussian.maximize(stats.gaussian, old)
         alive = alive_components(stats.count)
@@ -149,10 +167,10 @@ class StudentT(Conjugate, Family):
             return solve_df(stats.log_u.sum() / stats.count.sum())
         return solve_df(stats.log_u / safe)
 
-    # --- Q and the bound ------------------------------------------------------------------------------------------
+    # --- Q and the bound --------------------------------------------------------------------------
 
     def expected_log_joint(self, params, stats):
-        """E log N(x; mean, cov / u) + E log Gamma(u; df / 2, df / 2)."""
+        """Q = E log N(x; mean, cov / u) + E log Gamma(u; df / 2, df / 2), total in nats."""
         inner, d = GaussianParams(params.mean, params.cov), params.mean.shape[-1]
         scaled = stats.gaussian.count
         normal = self.gaussian.expected_log_joint(inner, stats.gaussian)
@@ -161,7 +179,7 @@ class StudentT(Conjugate, Family):
         gamma = stats.count * (xlogy(half, half) - gammaln(half)) + half * stats.log_u + (0.5 * d - 1) * log_u
         return normal + gamma.sum()
 
-    # --- the rest is the Gaussian's -----------------------------------------------------------------------------
+    # --- the rest is that of the normal distribution ----------------------------------------------
 
     def embed(self, x, weights=None):
         return x
@@ -186,6 +204,7 @@ class StudentT(Conjugate, Family):
         self.gaussian.check_fit(x, weights, dtype)
 
     def sample(self, params, key, n):
+        """n rows of every component, [n, k, d]."""
         noise_key, scale_key = jax.random.split(key)
         rows = self.gaussian.sample(GaussianParams(params.mean, params.cov), noise_key, n)
         half = 0.5 * jnp.broadcast_to(params.df, params.mean.shape[:1])
@@ -194,9 +213,10 @@ class StudentT(Conjugate, Family):
 
 
 def solve_df(mean_log_u):
-    """The df at which log(df / 2) - digamma(df / 2) + 1 + mean(E log u - E u) = 0, clipped to DF_RANGE.
+    """The df, in `DF_RANGE`, at which log(df / 2) - digamma(df / 2) + 1 + mean(E log u - E u) = 0.
 
-    The left side falls with df, so a bracket that is halved in log df cannot miss; each half is one digamma.
+    The left side falls with df, so bisection in log df always finds the root; each halving costs
+    one digamma.
     """
 
     def left_side(log_df):

@@ -1,7 +1,7 @@
 """Supports: what the rows of a family can be, as a declaration from which its checks follow.
 
-A family says `support = Numbers(COUNTS)`, and `Family.check` refuses anything else with a ValueError that names the
-argument, what was expected, what came, and the first row that is wrong.
+A family says `support = Numbers(COUNTS)`, and `Family.check` refuses anything else with a
+ValueError that names the argument, what was expected, what came, and the first row that is wrong.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,22 @@ from jaxem.inputs.arrays import first_bad_row
 
 
 class RowError(ValueError):
-    """A row that the family cannot have produced. `place` says where the row is; `at` says it in other words."""
+    """A row that the family cannot have produced; `place` describes where the row is."""
 
     def __init__(self, name: str, expected: str, row: int, found: str, place: str):
         super().__init__(f"{name}: expected {expected}; {place} holds {found}")
         self.row, self.parts = row, (name, expected, row, found)
 
     def at(self, place: str) -> "RowError":
-        """The same error with another description of the place, for rows that came in groups or sequences."""
+        """The same error with another place, for rows that came in groups or sequences."""
         return RowError(*self.parts, place)
 
 
 class Values(NamedTuple):
     """What a single value can be.
 
-    expected: its description, as an error message needs it. holds: x [n, ...] -> which rows or entries are right.
+    expected: its description, as an error message needs it. holds: x [n, ...] -> which rows or
+    entries are right.
     """
 
     expected: str
@@ -98,7 +99,7 @@ class Vectors(_Array):
 
 
 class Pair(Support):
-    """Two arrays with as many rows; `described` says what they are, such as "(counts [n], exposures [n])"."""
+    """Two arrays with equally many rows, described as in "(counts [n], exposures [n])"."""
 
     def __init__(self, first: Support, second: Support, described: str):
         self.parts, self.described = (first, second), described
@@ -129,12 +130,12 @@ def require(ok, x, expected: str, name: str = "x") -> None:
 
 
 def check_numbers(x, name: str = "x") -> None:
-    """Raise ValueError where x is not one number per row, and say what to write. It reads no values."""
+    """Raise ValueError where x is not one number per row. It reads no values."""
     Numbers().check_shape(x, name)
 
 
 def check_vectors(x, name: str = "x") -> None:
-    """Raise ValueError where x is not rows of numbers, and say what to write. It reads no values."""
+    """Raise ValueError where x is not rows of numbers. It reads no values."""
     Vectors().check_shape(x, name)
 
 

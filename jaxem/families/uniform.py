@@ -14,30 +14,41 @@ from jaxem.numerics.tracing import is_traced
 
 
 class UniformParams(NamedTuple):
-    """low and high [k, d] ([k] for numbers): the corners of the box; fits do not move them."""
+    """The params of `Uniform`.
+
+    low and high [k, d] ([k] for numbers): the corners of the box. Fits do not move them.
+    """
 
     low: Any
     high: Any
 
 
 class Count(NamedTuple):
-    """Expected number of rows of each component [k]."""
+    """The expected number of rows of each component [k]."""
 
     count: Any
 
 
 @model_class
 class Uniform(Family):
-    """p(x) = 1 / volume inside the box low <= x <= high, 0 outside; x [n, d], or [n] where low and high are numbers.
+    """Noise: p(x) = 1 / volume inside the box low <= x <= high and 0 outside, for x [n, d] or [n].
 
-    One such component takes up the rows that no other explains (Banfield and Raftery 1993, section 3.3); see `OneOf`
-    and `gaussian_mixture_with_noise`. `Uniform.around(x)` is the smallest box that holds x. There is nothing to
-    estimate, so k of them are k copies.
+    One such component takes up the rows that no other explains (Banfield and Raftery 1993, section
+    3.3); see `OneOf` and `gaussian_mixture_with_noise`. `Uniform.around(x)` is the smallest box
+    that holds x. There is nothing to estimate, so k components are k copies.
 
-    >>> import jax, jaxem
-    >>> noise = jaxem.Uniform.around(jaxem.datasets.old_faithful())
-    >>> [round(float(edge), 1) for edge in noise.high - noise.low]
-    [3.5, 53.0]
+    Args:
+        low: the lower corner [d], or a number where rows are numbers.
+        high: the upper corner, of the same shape.
+
+    Raises:
+        ValueError: low is not below high, or their shapes differ.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> noise = jaxem.Uniform.around(jaxem.datasets.old_faithful())
+        >>> [round(float(edge), 1) for edge in noise.high - noise.low]
+        [3.5, 53.0]
     """
 
     low: Any
@@ -52,7 +63,7 @@ class Uniform(Family):
             object.__setattr__(self, "high", high)
 
     @classmethod
-    def around(cls, x):
+    def around(cls, x) -> "Uniform":
         """The smallest box that holds every row of x."""
         x = np.asarray(x)
         return cls(x.min(0), x.max(0))
@@ -76,21 +87,21 @@ class Uniform(Family):
         inside = ((rows >= low) & (rows <= high)).all(-1)
         return EStep(None, jnp.where(inside, -jnp.log(high - low).sum(-1), -jnp.inf))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp, x, weights) -> Count:
         return Count(weights.sum(0))
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats, params=None) -> UniformParams:
         return self._params(stats.count.shape[0], stats.count.dtype)
 
     def expected_log_joint(self, params, stats):
         low, high = (corner.reshape(corner.shape[0], -1) for corner in params)
         return -(stats.count * jnp.log(high - low).sum(-1)).sum()
 
-    def constraints(self):
+    def constraints(self) -> UniformParams:
         return UniformParams(Fixed(), Fixed())
 
     def sample(self, params, key, n):
-        """n rows of every component: [n, k, d] or [n, k]."""
+        """n rows of every component, [n, k, d] or [n, k]."""
         uniform = jax.random.uniform(key, (n, *params.low.shape), params.low.dtype)
         return params.low + uniform * (params.high - params.low)
 

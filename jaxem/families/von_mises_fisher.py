@@ -20,21 +20,25 @@ SPHERE_TOLERANCE = 1e-3
 
 
 class VonMisesFisherParams(NamedTuple):
-    """mean [k, d]: unit vectors; concentration [k]: 0 is the uniform distribution, about 1 / variance if large."""
+    """The params of `VonMisesFisher`.
+
+    mean [k, d]: unit vectors. concentration [k]: 0 is the uniform distribution; a large one is
+    about 1 / variance.
+    """
 
     mean: Any
     concentration: Any
 
 
 def _pole(d):
-    """A direction that no data are likely to have: where the coordinates of `UnitVector` are infinite."""
+    """An unusual direction, at which the coordinates of `UnitVector` are infinite."""
     vector = np.cos(np.arange(1, d + 1) ** 2)
     return vector / np.linalg.norm(vector)
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitVector(Constraint):
-    """The unit sphere along the last axis in d - 1 coordinates, by stereographic projection from `_pole`."""
+    """The unit sphere along the last axis, by stereographic projection from `_pole`."""
 
     event_ndim = 1
 
@@ -65,7 +69,7 @@ class UnitVector(Constraint):
 
 
 def unit(vector):
-    """(vector / its length, length) along the last axis; the first axis for a vector of 0."""
+    """(vector / its length, length) along the last axis; 0 has the direction of the first axis."""
     square = (vector * vector).sum(-1, keepdims=True)
     tiny = jnp.finfo(vector.dtype).tiny
     length = jnp.sqrt(jnp.where(square > tiny, square, 1))
@@ -92,17 +96,21 @@ class Directions(Vectors):
 
 @model_class
 class VonMisesFisher(ExponentialFamily):
-    """p(x) = exp(c mean . x) / Z(c) on unit vectors x [n, d], d >= 2, c the concentration; Mardia and Jupp (2000), 9.3.
+    """Directions: p(x) = exp(c mean . x) / Z(c), for unit vectors x [n, d] with d >= 2.
 
-    Z(c) = (2 pi)^(d/2) I_{d/2-1}(c) / c^(d/2-1). With r the length of the mean row, the M-step solves
-    I_{d/2}(c) / I_{d/2-1}(c) = r to rounding, in any dimension and for any c; Banerjee et al. (2005), section 4.
+    c is the concentration and Z(c) = (2 pi)^(d/2) I_{d/2-1}(c) / c^(d/2-1); Mardia and Jupp (2000),
+    section 9.3. With r the length of the mean row, the M-step solves I_{d/2}(c) / I_{d/2-1}(c) = r
+    to rounding, in any dimension and for any c; Banerjee et al. (2005), section 4.
 
-    >>> import jax, jaxem
-    >>> angle = jax.numpy.array([0.1, 0.0, -0.2, 0.1, 3.0, 3.2, 3.1, 3.3])
-    >>> x = jax.numpy.stack([jax.numpy.cos(angle), jax.numpy.sin(angle)], 1)
-    >>> best, _ = jaxem.fit_restarts(jaxem.von_mises_fisher_mixture(2), x, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(mean) for mean in best.params.components.mean[:, 0].tolist())
-    [-1, 1]
+    Examples:
+        >>> import jax, jaxem
+        >>> angle = jax.numpy.array([0.1, 0.0, -0.2, 0.1, 3.0, 3.2, 3.1, 3.3])
+        >>> x = jax.numpy.stack([jax.numpy.cos(angle), jax.numpy.sin(angle)], 1)
+        >>> best, _ = jaxem.fit_restarts(
+        ...     jaxem.von_mises_fisher_mixture(2), x, jax.random.key(0), n_restarts=8
+        ... )
+        >>> sorted(round(mean) for mean in best.params.components.mean[:, 0].tolist())
+        [-1, 1]
     """
 
     support = Directions()
@@ -119,7 +127,7 @@ class VonMisesFisher(ExponentialFamily):
         log_scaled, _ = log_bessel(d / 2 - 1, params.concentration)
         return log_scaled + params.concentration + d / 2 * math.log(2 * math.pi)
 
-    def from_moments(self, moments):
+    def from_moments(self, moments) -> VonMisesFisherParams:
         mean, length = unit(moments)
         return VonMisesFisherParams(mean, solve_concentration(length, moments.shape[0]))
 
@@ -127,11 +135,11 @@ class VonMisesFisher(ExponentialFamily):
         return self._length(params) * params.mean
 
     def _length(self, params):
-        """That of the mean of many rows."""
+        """The length of the mean of many rows, [k]."""
         c, d = params.concentration, params.mean.shape[-1]
         return c * log_bessel(d / 2 - 1, c)[1]
 
-    def constraints(self):
+    def constraints(self) -> VonMisesFisherParams:
         return VonMisesFisherParams(UnitVector(), NonNegative())
 
     def embed(self, x, weights=None):
@@ -147,7 +155,7 @@ class VonMisesFisher(ExponentialFamily):
         return too_tight(variance, total, n_points, d) | ~(params.concentration < 0.5 * limit) | (n_points < 1.5)
 
     def sample(self, params, key, n):
-        """n unit vectors of every component: [n, k, d]; Wood (1994), by rejection."""
+        """n unit vectors of every component, [n, k, d], by the rejection sampler of Wood (1994)."""
         k, d = params.mean.shape
         along_key, across_key = jax.random.split(key)
         along = _sample_along(along_key, params.concentration, d, (n, k))[..., None]
@@ -157,15 +165,16 @@ class VonMisesFisher(ExponentialFamily):
 
 
 def concentration_limit(d, dtype):
-    """Beyond this a mean length is not told from 1."""
+    """The concentration beyond which a mean length cannot be distinguished from 1."""
     return (d - 1) / (8 * float(jnp.finfo(dtype).eps))
 
 
 def solve_concentration(length, d):
     """The c >= 0 at which I_{d/2}(c) / I_{d/2-1}(c) = length, to rounding.
 
-    Newton's method after the change of variable b(r) = r (d - r^2) / (1 - r^2) of Banerjee et al. (2005), equation
-    (4.4), which is so near c that the slope to invert lies close to 1 everywhere.
+    It is found by Newton's method after the change of variable b(r) = r (d - r^2) / (1 - r^2) of
+    Banerjee et al. (2005), equation (4.4), which is so near c that the slope lies close to 1
+    everywhere.
     """
 
     def banerjee(r):
@@ -184,11 +193,12 @@ def solve_concentration(length, d):
 
 
 def _sample_along(key, concentration, d, shape):
-    """Draws of mean . x by Wood's rejection (1994)."""
+    """Draws of mean . x by the rejection sampler of Wood (1994)."""
     c = jnp.broadcast_to(concentration, shape)
     b = (d - 1) / (2 * c + jnp.sqrt(4 * c * c + (d - 1) ** 2))
     x0 = (1 - b) / (1 + b)
-    top = c * x0 + (d - 1) * (jnp.log(4 * b) - 2 * jnp.log1p(b))  # log(1 - x0^2), without cancellation
+    # The second term is log(1 - x0^2), without cancellation.
+    top = c * x0 + (d - 1) * (jnp.log(4 * b) - 2 * jnp.log1p(b))
 
     def draw(state):
         key, accepted, along = state

@@ -66,8 +66,8 @@ class ChainPosterior(Posterior):
     def hardened(self):
         """All of the probability on the most probable path (Viterbi), and the logarithm of its probability [n]."""
         potentials = self._known(self)
-        *chain, mask = potentials.chain()
-        path, log_joint = forward_backward.viterbi(*chain, mask)
+        initial, transition, log_density, mask = potentials.chain()
+        path, log_joint = forward_backward.viterbi(initial, transition, log_density, mask)
         states = jax.nn.one_hot(path, self.posterior.shape[-1], dtype=log_joint.dtype)
         states = states if mask is None else jnp.where(mask[..., None], states, 0)
         transitions = jnp.einsum("tni,tnj->nij", states[:-1], states[1:])
@@ -76,8 +76,8 @@ class ChainPosterior(Posterior):
 
     def draw(self, key):
         """Paths of states drawn from the posterior, [n, t] of int; -1 beyond the end of a sequence."""
-        *chain, mask = self._known(self).chain()
-        path = forward_backward.draw_path(key, *chain)
+        initial, transition, log_density, mask = self._known(self).chain()
+        path = forward_backward.draw_path(key, initial, transition, log_density)
         return (path if mask is None else jnp.where(mask, path, -1)).T
 
     def _over_states(self, values):

@@ -54,8 +54,8 @@ class ChainQueries:
     @compiled_method()
     def decode(self, params, x):
         """The most probable states together (Viterbi) [n, t] of int, or [t]; -1 beyond the end of a sequence."""
-        chain, mask, _ = self._chain(params, x)
-        path = forward_backward.viterbi(*chain, mask)[0]
+        (initial, transition, log_density), mask, _ = self._chain(params, x)
+        path = forward_backward.viterbi(initial, transition, log_density, mask)[0]
         return self._as_given(x, (path if mask is None else jnp.where(mask, path, -1)).T)
 
     def predict(self, params, x):

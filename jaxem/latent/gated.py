@@ -217,7 +217,8 @@ class GatedMixture(Discrete, Draws, Model):
         inner = self.component.origin(None if x is None else x[0], None if params is None else params.components)
         if inner.is_identity:
             return inner
-        eye = np.eye((x[1] if x is not None else params.gate).shape[-1])
+        columns = x[1] if x is not None else params.gate  # pyright: ignore[reportOptionalMemberAccess]
+        eye = np.eye(columns.shape[-1])
         return GatedUnits(inner, eye, eye)
 
     def check(self, x, params=None):

@@ -1,7 +1,12 @@
-"""Rows in pieces of equal size, so that no temporary is as long as the data, and sums over them."""
+"""Rows cut into chunks of equal size, and sums over them.
+
+No temporary array is then as long as the data.
+"""
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +16,25 @@ from jaxem.numerics.hoisting import hoisted
 
 
 def even_chunks(n: int, rows: float) -> int:
-    """Rows per chunk, at most `rows` of n; a number that divides n if one is near, so that nothing has to be padded."""
+    """Number of rows per chunk: at most `rows` of n.
+
+    It is a divisor of n if one is near, so that nothing has to be padded.
+    """
     fewest = min(n, max(1, -(-n // max(1, int(rows)))))
     n_chunks = next((c for c in range(fewest, 2 * fewest) if n % c == 0), fewest)
     return -(-n // n_chunks)
 
 
-def cut_rows(x, weights, chunk):
-    """x and weights in chunks [c, chunk, ...] and [c, chunk]; what the last one lacks are rows of weight 0."""
+def cut_rows(x: Any, weights: jax.Array, chunk: int) -> tuple[Any, jax.Array]:
+    """Cut rows and weights into chunks [c, chunk, ...] and [c, chunk].
+
+    The last chunk is filled up with rows of weight 0.
+    """
     n = weights.shape[0]
     n_chunks = -(-n // chunk)
     pad = n_chunks * chunk - n
 
-    def cut(leaf):
+    def cut(leaf: jax.Array) -> jax.Array:
         if pad:
             # A repeated row is valid data for any model, whatever its support.
             leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[:1], (pad, *leaf.shape[1:]))])
@@ -33,8 +44,11 @@ def cut_rows(x, weights, chunk):
     return jax.tree.map(cut, x), weights.reshape(n_chunks, chunk)
 
 
-def map_in_batches(function, xs, batch_size):
-    """`lax.map` of at most batch_size at once, in batches of one size: a shorter last one would be compiled as well."""
+def map_in_batches(function: Callable[[Any], Any], xs: Any, batch_size: int) -> Any:
+    """Compute `lax.map(function, xs)` in batches of one size, at most `batch_size`.
+
+    `lax.map` would compile the function a second time for a shorter last batch.
+    """
     n = jax.tree.leaves(xs)[0].shape[0]
     n_batches = -(-n // batch_size)
     size = -(-n // n_batches)
@@ -44,14 +58,21 @@ def map_in_batches(function, xs, batch_size):
     return jax.tree.map(lambda leaf: leaf[:n], lax.map(function, xs, batch_size=size))
 
 
-def first_of(tree):
+def first_of(tree: Any) -> Any:
+    """The first entry of every leaf along its leading axis."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def scan_sum(function, shared, xs):
-    """Sum of function(shared, x) over the leading axis of xs, with compensation (Neumaier): the order leaves no trace.
+def scan_sum(function: Callable[[Any, Any], Any], shared: Any, xs: Any) -> Any:
+    """Sum function(shared, x) over the leading axis of xs.
 
-    What depends on `shared` alone is computed once.
+    The sum is compensated (Neumaier 1974), so that its rounding does not depend on the number of
+    terms. What depends on `shared` alone is computed once.
+
+    Args:
+        function: (shared, x) -> a pytree of arrays.
+        shared: a pytree that is the same for every term.
+        xs: a pytree of arrays [c, ...], one entry per term.
     """
     if jax.tree.leaves(xs)[0].shape[0] == 1:
         return function(shared, first_of(xs))
@@ -61,8 +82,17 @@ def scan_sum(function, shared, xs):
     return jax.tree.map(jnp.add, total, lost)
 
 
-def compensated(sums, value):
-    """(total, what rounding lost of it) with one more summand (Neumaier); sums None: the first."""
+def compensated(sums: tuple[Any, Any] | None, value: Any) -> tuple[Any, Any]:
+    """Add one term to a compensated sum (Neumaier 1974).
+
+    Args:
+        sums: (the total so far, what rounding lost of it), two pytrees like `value`; None before
+            the first term.
+        value: the next term.
+
+    Returns:
+        The new total and what rounding lost of it.
+    """
     if sums is None:
         return value, jax.tree.map(jnp.zeros_like, value)
     total, lost = sums
@@ -70,28 +100,29 @@ def compensated(sums, value):
     return new, jax.tree.map(_rounding, lost, total, value, new)
 
 
-def _rounding(lost, a, b, total):
-    """What a + b = total lost; nothing where the sum is not finite."""
+def _rounding(lost: jax.Array, a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:
+    """`lost` plus the rounding error of a + b = total, which counts as 0 where it is not finite."""
     error = jnp.where(jnp.abs(a) >= jnp.abs(b), (a - total) + b, (b - total) + a)
     return lost + jnp.where(jnp.isfinite(total), error, 0)
 
 
-_WHOLE = contextvars.ContextVar("whole", default=False)
+_WHOLE_BLOCKS = contextvars.ContextVar("whole_blocks", default=False)
 
 
 @contextlib.contextmanager
-def whole_blocks(on=True):
-    """While a program is traced here, sums over rows outside the loop take all rows at once.
+def whole_blocks(on: bool = True) -> Iterator[None]:
+    """Let sums over rows outside the loop take all rows as one block, in programs traced here.
 
-    For rows that are spread over devices: each has its own part in one piece, and blocks would be cut across them.
+    It is meant for rows that are sharded over devices: each device has its own part as one block,
+    and smaller blocks would be cut across devices.
     """
-    token = _WHOLE.set(on)
+    token = _WHOLE_BLOCKS.set(on)
     try:
         yield
     finally:
-        _WHOLE.reset(token)
+        _WHOLE_BLOCKS.reset(token)
 
 
 def block_rows(n: int, rows: int) -> int:
-    """Rows per block of sums outside the loop."""
-    return n if _WHOLE.get() else even_chunks(n, rows)
+    """Rows per block in sums over n rows outside the loop: at most `rows`; all in `whole_blocks`."""
+    return n if _WHOLE_BLOCKS.get() else even_chunks(n, rows)

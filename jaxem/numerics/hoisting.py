@@ -1,22 +1,37 @@
-"""What a chunk of rows does not change is computed once for all chunks.
+"""What a scan over chunks of rows would compute again for every chunk is computed once.
 
-Natural parameters, factors of covariances, an emission's constants: an E-step works them out of the params, and in a
-scan over chunks it would do so for every chunk. No model has to say what they are: it shows in the traced program.
+An E-step works natural parameters, factors of covariances and other constants out of the params. A
+model does not have to declare them: the traced program shows which results depend on the params
+alone.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.core import eval_jaxpr
 from jax.extend.core import Literal
 
-#: A result is kept for all chunks if it holds at most so many times the numbers that the shared values hold: factors of
-#: params do, but not what is as long as a chunk, which costs more to read than to make.
+#: A result is computed once and kept if its size is at most this many times the size of the shared
+#: values. Factors of params are as small as that; what is as long as a chunk is not, and costs more
+#: to read than to compute.
 GROWTH = 8
 
 
-def hoisted(function, shared, example):
-    """(kept, rest) with rest(kept, x) = function(shared, x): all that depends on `shared` alone is in `kept`.
+def hoisted(
+    function: Callable[[Any, Any], Any], shared: Any, example: Any
+) -> tuple[list[Any], Callable[[list[Any], Any], Any]]:
+    """Split a function into what depends on `shared` alone and the rest.
 
-    example: an x. Other values that the function closes over count as shared.
+    Args:
+        function: (shared, x) -> a pytree of arrays. Other values that it closes over count as
+            shared.
+        shared: a pytree that is the same for every x.
+        example: an x, for its shapes and dtypes.
+
+    Returns:
+        (kept, rest) with rest(kept, x) = function(shared, x): `kept` holds all results that depend
+        on `shared` alone.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(shared, example)
     jaxpr, leaves = closed.jaxpr, jax.tree.leaves(shared)
@@ -38,7 +53,7 @@ def hoisted(function, shared, example):
     second = jaxpr.replace(eqns=after, constvars=[], invars=[*needed, *jaxpr.invars[len(leaves) :]])
     kept = eval_jaxpr(first, closed.consts, *leaves, *jax.tree.leaves(example))
 
-    def rest(kept, x):
+    def rest(kept: list[Any], x: Any) -> Any:
         return jax.tree.unflatten(structure, eval_jaxpr(second, [], *kept, *jax.tree.leaves(x)))
 
     return kept, rest
