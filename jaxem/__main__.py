@@ -10,7 +10,7 @@ import jax
 from jaxem.program.cli import main
 
 
-def keep_programs():
+def keep_programs() -> None:
     """Tell jax where, unless the user did."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxem"

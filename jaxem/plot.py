@@ -4,15 +4,18 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
-from jaxem.engine.result import PROPER, Status
+from jaxem.engine.result import PROPER, Result, Status
 from jaxem.families.gaussian import GaussianParams
 from jaxem.fitting.restarts import optima as _optima
 
@@ -38,7 +41,16 @@ def _color(j):
 # --- densities ----------------------------------------------------------------------------------------------------
 
 
-def density(model, params, x=None, *, dims=None, names=None, bins=30, ax=None):
+def density(
+    model: Any,
+    params: Any,
+    x: Any = None,
+    *,
+    dims: int | Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    bins: int = 30,
+    ax: Axes | None = None,
+) -> Axes:
     """A Gaussian mixture over its data: curves over a histogram in one dimension, ellipses over points in two.
 
     x: [n, d] rows, coloured by their most probable component. dims: which one or two columns to draw (the marginal
@@ -46,18 +58,18 @@ def density(model, params, x=None, *, dims=None, names=None, bins=30, ax=None):
     """
     means, covs, weights = _moments(model, params)
     d = means.shape[1]
-    dims = tuple(range(min(d, 2))) if dims is None else tuple(np.atleast_1d(dims).tolist())
-    if not 1 <= len(dims) <= 2 or not all(isinstance(j, int) and 0 <= j < d for j in dims):
-        raise ValueError(f"dims: expected one or two columns out of 0 to {d - 1}; got {dims}")
+    shown = tuple(range(min(d, 2))) if dims is None else tuple(np.atleast_1d(dims).tolist())
+    if not 1 <= len(shown) <= 2 or not all(isinstance(j, int) and 0 <= j < d for j in shown):
+        raise ValueError(f"dims: expected one or two columns out of 0 to {d - 1}; got {shown}")
     names = [f"x[{j}]" for j in range(d)] if names is None else names
     if len(names) != d:
         raise ValueError(f"names: expected one for each of {d} columns; got {len(names)}")
-    covs, labels = covs[:, dims][:, :, dims], [names[j] for j in dims]
-    rows = None if x is None else np.asarray(x)[:, dims]
-    if len(dims) == 1:
-        return _curves(means[:, dims[0]], covs[:, 0, 0], weights, rows, labels[0], bins, _axes(ax))
+    covs, labels = covs[:, shown][:, :, shown], [names[j] for j in shown]
+    rows = None if x is None else np.asarray(x)[:, shown]
+    if len(shown) == 1:
+        return _curves(means[:, shown[0]], covs[:, 0, 0], weights, rows, labels[0], bins, _axes(ax))
     member = None if x is None else np.asarray(model.predict(params, x))
-    return _ellipses(means[:, dims], covs, weights, rows, member, labels, _axes(ax))
+    return _ellipses(means[:, shown], covs, weights, rows, member, labels, _axes(ax))
 
 
 def _moments(model, params):
@@ -131,7 +143,7 @@ def _ellipse(mean, cov, level, color):
 # --- how fits went ------------------------------------------------------------------------------------------------
 
 
-def history(result, *, label=None, ax=None):
+def history(result: Result, *, label: str | None = None, ax: Axes | None = None) -> Axes:
     """The objective after every step of one fit, or of fits side by side (best drawn boldly)."""
     ax = _axes(ax)
     runs = np.atleast_2d(np.asarray(result.history, np.float64))
@@ -151,7 +163,7 @@ def history(result, *, label=None, ax=None):
     return ax
 
 
-def optima(fits, *, max_optima=8, ax=None):
+def optima(fits: Result, *, max_optima: int = 8, ax: Axes | None = None) -> Axes:
     """How restarts spread: the optima they reached, best first, and how many reached each.
 
     fits: `Restarts` or their `.all`. Fits that collapsed or failed are hatched.
@@ -183,7 +195,7 @@ def optima(fits, *, max_optima=8, ax=None):
 # --- choices ------------------------------------------------------------------------------------------------------
 
 
-def criterion(candidates, *, by="bic", ax=None):
+def criterion(candidates: Any, *, by: str = "bic", ax: Axes | None = None) -> Axes:
     """A criterion by the number of components, a line for each kind of model; the smallest is ringed.
 
     candidates: rows of `jaxem.select`. Those without a proper fit are left out.
@@ -226,7 +238,7 @@ def _focus(ax, values, best):
         ax.set_ylim(low - 0.18 * (high - low or 1), high + 0.08 * (high - low or 1))
 
 
-def comparison(compared, *, against="evaluations", ax=None):
+def comparison(compared: Any, *, against: str = "evaluations", ax: Axes | None = None) -> Axes:
     """EM against other algorithms from the same starts: how far below the best, by evaluations or by seconds.
 
     compared: what `jaxem.compare_algorithms` returned. Lines are medians over the starts, bands their quartiles.

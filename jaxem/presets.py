@@ -1,6 +1,9 @@
 """Compositions under the names people know."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
@@ -29,7 +32,7 @@ from jaxem.observed.missing import missing as with_holes
 
 
 def gaussian_mixture(
-    n_components: int, covariance: str = "full", floor=None, missing: bool = False, noise: str = "none"
+    n_components: int, covariance: str = "full", floor: float | None = None, missing: bool = False, noise: str = "none"
 ) -> Mixture:
     """A mixture of multivariate normals.
 
@@ -67,7 +70,9 @@ def kmeans(n_clusters: int) -> Hard:
     return Hard(Mixture(Gaussian("spherical_tied"), n_clusters, mixing="fixed", start_spread=0.0))
 
 
-def student_t_mixture(n_components: int, covariance: str = "full", df="each", floor=None) -> Mixture:
+def student_t_mixture(
+    n_components: int, covariance: str = "full", df: float | str = "each", floor: float | None = None
+) -> Mixture:
     """A mixture of multivariate Student-t distributions, robust against rows far from every component.
 
     df: degrees of freedom: a number keeps them fixed there, "each" estimates them per component, "tied" one for all.
@@ -118,7 +123,7 @@ def bernoulli_mixture(n_components: int, missing: bool = False) -> Mixture:
     return Mixture(Missing(Bernoulli()) if missing else Bernoulli(), n_components)
 
 
-def categorical_mixture(n_components: int, n_categories, missing: bool = False) -> Mixture:
+def categorical_mixture(n_components: int, n_categories: int | Sequence[int], missing: bool = False) -> Mixture:
     """Latent class analysis: items x [n, d] coded 0, 1, ..., independent given the class.
 
     n_categories: of every item, one number or one per item. Params are
@@ -134,7 +139,7 @@ def categorical_mixture(n_components: int, n_categories, missing: bool = False) 
     return Mixture(Missing(family) if missing else family, n_components)
 
 
-def linear_regression_mixture(n_components: int, floor=None, variance: str = "each") -> Mixture:
+def linear_regression_mixture(n_components: int, floor: float | None = None, variance: str = "each") -> Mixture:
     """A mixture of linear regressions: x is (inputs [n, p], targets [n]); no intercept is added.
 
     variance: "each" component its own, or "tied". Params are
@@ -177,7 +182,12 @@ def logistic_regression_mixture(n_components: int) -> Mixture:
 
 
 def gaussian_hmm(
-    n_states: int, covariance: str = "full", initial: str = "free", floor=None, allowed=None, missing: bool = False
+    n_states: int,
+    covariance: str = "full",
+    initial: str = "free",
+    floor: float | None = None,
+    allowed: ArrayLike | None = None,
+    missing: bool = False,
 ) -> HMM:
     """A hidden Markov model with multivariate normal observations; covariance and floor as in `gaussian_mixture`.
 
@@ -197,7 +207,7 @@ def gaussian_hmm(
     return HMM(with_holes(family) if missing else family, n_states, initial, allowed)
 
 
-def poisson_hmm(n_states: int, initial: str = "free", allowed=None) -> HMM:
+def poisson_hmm(n_states: int, initial: str = "free", allowed: ArrayLike | None = None) -> HMM:
     """A hidden Markov model of counts, x [n, t], [t], or (values [n, t], lengths [n]); initial, allowed as in `HMM`.
 
     Params are `HMMParams(initial [k], transition [k, k], PoissonParams(rate [k]))`. Zucchini and MacDonald (2009).
@@ -209,7 +219,7 @@ def poisson_hmm(n_states: int, initial: str = "free", allowed=None) -> HMM:
     return HMM(Poisson(), n_states, initial, allowed)
 
 
-def categorical_hmm(n_states: int, n_categories: int, initial: str = "free", allowed=None) -> HMM:
+def categorical_hmm(n_states: int, n_categories: int, initial: str = "free", allowed: ArrayLike | None = None) -> HMM:
     """A hidden Markov model of symbols 0, ..., n_categories - 1; x and the options as in `poisson_hmm`.
 
     Params are `HMMParams(initial [k], transition [k, k], CategoricalParams(prob [k, 1, c]))`. Rabiner (1989).
@@ -293,7 +303,9 @@ def von_mises_fisher_mixture(n_components: int) -> Mixture:
     return Mixture(VonMisesFisher(), n_components)
 
 
-def gaussian_mixture_with_noise(n_components: int, low, high, covariance: str = "full", floor=None) -> Mixture:
+def gaussian_mixture_with_noise(
+    n_components: int, low: ArrayLike, high: ArrayLike, covariance: str = "full", floor: float | None = None
+) -> Mixture:
     """A mixture of normals and, as its last component, uniform noise over the box from low [d] to high [d].
 
     Rows that no cluster explains go to the noise instead of widening one. `jaxem.Uniform.around(x)` gives the box

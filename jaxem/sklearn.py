@@ -5,6 +5,7 @@ from jaxem.sklearn import GaussianMixture          # was: from sklearn.mixture i
 
 import warnings
 from contextlib import nullcontext
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,22 +72,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_components=1,
+        n_components: Any = 1,
         *,
-        covariance_type="full",
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init=1,
-        init_params="kmeans",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=10,
-    ):
+        covariance_type: str = "full",
+        tol: Any = 1e-3,
+        reg_covar: Any = 1e-6,
+        max_iter: Any = 100,
+        n_init: Any = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: Any = 0,
+        verbose_interval: Any = 10,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.tol = tol
@@ -104,7 +105,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     # --- fitting -----------------------------------------------------------------------------------------------
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit to the rows of X [n_samples, n_features], each counted sample_weight times (None: once). y is ignored."""
         self._check_options()
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
@@ -118,7 +119,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._keep(jax.tree.map(np.asarray, best), total)
         return self
 
-    def fit_predict(self, X, y=None, sample_weight=None):
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """`fit`, then the most probable component of each sample [n_samples]."""
         return self.fit(X, y, sample_weight).predict(X)
 
@@ -180,32 +181,32 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     # --- the fitted model --------------------------------------------------------------------------------------
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> Any:
         """log p(x) of each sample [n_samples], in nats."""
         return self._evaluate("log_prob", X)
 
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> Any:
         """Mean log-likelihood of the samples, in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each component given each sample [n_samples, n_components]."""
         return self._evaluate("posterior", X)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each sample [n_samples]."""
         return self._evaluate("predict", X).astype(np.int64)
 
-    def bic(self, X):
+    def bic(self, X: Any) -> Any:
         """Bayesian information criterion on X, the lower the better (Schwarz 1978)."""
         log_prob = self.score_samples(X)
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
-    def aic(self, X):
+    def aic(self, X: Any) -> Any:
         """Akaike information criterion on X, the lower the better (Akaike 1974)."""
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
 
-    def sample(self, n_samples=1):
+    def sample(self, n_samples: Any = 1) -> Any:
         """(samples [n_samples, n_features], their components [n_samples]), component by component."""
         check_is_fitted(self)
         arrays.check_number("n_samples", n_samples, 1, whole=True)

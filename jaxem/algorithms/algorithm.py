@@ -42,23 +42,23 @@ class Algorithm:
     #: It combines statistics of several points, so they have to be sums of numbers.
     needs_statistics = False
 
-    def init(self, problem, params, nothing) -> Any:
+    def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         """The memory of a fit that has not looked at the data yet. nothing: the statistics of no rows, zeros."""
         raise NotImplementedError
 
-    def propose(self, problem, params, memory) -> Proposal:
+    def propose(self, problem: Any, params: Any, memory: Any) -> Proposal:
         """The next point from the incumbent `params`."""
         raise NotImplementedError
 
-    def evaluate(self, problem, params, memory) -> tuple[Any, jax.Array]:
+    def evaluate(self, problem: Any, params: Any, memory: Any) -> tuple[Any, jax.Array]:
         """(what there is to learn at params, log-likelihood): the statistics, unless an algorithm wants more."""
         return problem.expectation(params)
 
-    def learn(self, memory, seen, outcome: "Outcome") -> Any:
+    def learn(self, memory: Any, seen: Any, outcome: "Outcome") -> Any:
         """The memory after a look."""
         raise NotImplementedError
 
-    def expected_gain(self, problem, old, new, memory, seen):
+    def expected_gain(self, problem: Any, old: Any, new: Any, memory: Any, seen: Any) -> Any:
         """Of the next step, per unit of weight; inf where only the step itself can tell."""
         return jnp.inf
 
@@ -67,12 +67,12 @@ class Algorithm:
         return self
 
 
-def choose(condition, a, b):
+def choose(condition: Any, a: Any, b: Any) -> Any:
     """The leaves of a where the (scalar) condition holds, else those of b."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
-def promised_gain(problem, old, new, stats_old, stats):
+def promised_gain(problem: Any, old: Any, new: Any, stats_old: Any, stats: Any) -> Any:
     """The gain that the change of the statistics in an EM step promises for the next one, per unit of weight.
 
     Near the fixed point it is (eta_new - eta_old) . (S_new - S_old): differences of numbers that hardly differ, where

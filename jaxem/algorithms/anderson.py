@@ -58,25 +58,25 @@ class Anderson(Algorithm):
     order: int = static(default=6)
     late: Any = 1e-2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_number("order", self.order, 2, whole=True)
         check_number("late", self.late, 0, exclusive=True)
 
     needs_statistics = True
 
-    def init(self, problem, params, nothing):
+    def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         vector = ravel_pytree(nothing)[0]
         pairs = jnp.zeros((self.order, vector.size), vector.dtype)
         return AndersonMemory(nothing, vector, pairs, pairs, *_counters())
 
-    def propose(self, problem, params, memory):
+    def propose(self, problem: Any, params: Any, memory: Any) -> Any:
         plain, unravel = ravel_pytree(memory.stats)
         asked = jnp.where(memory.mixes, _mixture(memory), plain)
         trial = problem.maximize(unravel(asked), params)
         trial = refuse(~memory.mixes | inside(problem.model, trial), trial)
         return Proposal(trial, memory._replace(asked=asked), ~memory.mixes)
 
-    def learn(self, memory, seen, outcome):
+    def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         vector = ravel_pytree(seen)[0]
         place = memory.n_pairs % self.order
         # A start is no EM step of anything, and a look that was undone speaks of a place to stay away from.
@@ -95,10 +95,10 @@ class Anderson(Algorithm):
             mixes=(n_pairs >= patience) & (outcome.gain < self.late) & ~(outcome.small & ~outcome.plain),
         )
 
-    def expected_gain(self, problem, old, new, memory, seen):
+    def expected_gain(self, problem: Any, old: Any, new: Any, memory: Any, seen: Any) -> Any:
         return promised_gain(problem, old, new, memory.stats, seen)
 
-    def centred(self):
+    def centred(self) -> Any:
         return EM()
 
 

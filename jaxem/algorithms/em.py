@@ -1,5 +1,7 @@
 """Expectation-Maximization: S -> maximize -> params -> E-step -> S'."""
 
+from typing import Any
+
 from jaxem.algorithms.algorithm import Algorithm, Proposal, choose, promised_gain
 from jaxem.contract.pytree import pytree_class
 
@@ -8,14 +10,14 @@ from jaxem.contract.pytree import pytree_class
 class EM(Algorithm):
     """Plain EM (Dempster, Laird and Rubin 1977): the objective never falls, and no step size is to be chosen."""
 
-    def init(self, problem, params, nothing):
+    def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         return nothing
 
-    def propose(self, problem, params, memory):
+    def propose(self, problem: Any, params: Any, memory: Any) -> Any:
         return Proposal(problem.maximize(memory, params), memory, True)
 
-    def learn(self, memory, seen, outcome):
+    def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         return choose(outcome.accepted, seen, memory)
 
-    def expected_gain(self, problem, old, new, memory, seen):
+    def expected_gain(self, problem: Any, old: Any, new: Any, memory: Any, seen: Any) -> Any:
         return promised_gain(problem, old, new, memory, seen)

@@ -59,13 +59,13 @@ class Gradient(Algorithm):
 
         return jax.jit(loss)  # a line search calls it in many places: traced once
 
-    def init(self, problem, params, nothing):
+    def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         free = unconstrain(problem.model, params)
         value = jnp.zeros((), jnp.result_type(*jax.tree.leaves(free)))
         optimizer = optax.with_extra_args_support(self.optimizer).init(free)
         return GradientMemory(free, Slope(jax.tree.map(jnp.zeros_like, free), value), optimizer, free)
 
-    def propose(self, problem, params, memory):
+    def propose(self, problem: Any, params: Any, memory: Any) -> Any:
         update = optax.with_extra_args_support(self.optimizer).update
         grad, value = memory.seen
         updates, state = update(
@@ -76,12 +76,12 @@ class Gradient(Algorithm):
         memory = memory._replace(optimizer=state, ahead=free)
         return Proposal(constrain(problem.model, free), memory, True, 1 + searched)
 
-    def evaluate(self, problem, params, memory):
+    def evaluate(self, problem: Any, params: Any, memory: Any) -> Any:
         value, grad = jax.value_and_grad(self._loss(problem))(memory.ahead)
         return Slope(grad, value), -value * problem.total_weight - problem.model.log_prior(params)
 
-    def learn(self, memory, seen, outcome):
+    def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         return memory._replace(free=memory.ahead, seen=seen)
 
-    def expected_gain(self, problem, old, new, memory, seen):
+    def expected_gain(self, problem: Any, old: Any, new: Any, memory: Any, seen: Any) -> Any:
         return 0.5 * sum(jnp.vdot(g, g) for g in jax.tree.leaves(seen.grad))

@@ -28,17 +28,17 @@ class OnlineEM:
     delay: Any = 2.0
     averaged: bool = static(default=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_number("batch_size", self.batch_size, 1, whole=True)
         check_number("exponent", self.exponent, 0.5, exclusive=True, maximum=1)
         check_number("delay", self.delay, 0)
 
-    def rate(self, step):
+    def rate(self, step: Any) -> Any:
         """rho_t of batch `step`, counted from 0; the first batch replaces whatever was there."""
         later = (step + self.delay) ** -jnp.asarray(self.exponent, jnp.result_type(float))
         return jnp.where(step == 0, 1.0, later)
 
-    def follow(self, old, batch, step):
+    def follow(self, old: Any, batch: bool, step: Any) -> Any:
         """Mean statistics after a batch whose own are `batch`."""
         rate = self.rate(step)
         return jax.tree.map(lambda a, b: (1 - rate).astype(a.dtype) * a + rate.astype(a.dtype) * b, old, batch)

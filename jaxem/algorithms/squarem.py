@@ -49,11 +49,11 @@ class SQUAREM(Algorithm):
 
     needs_statistics = True
 
-    def init(self, problem, params, nothing):
+    def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         dtype = jnp.result_type(*jax.tree.leaves(nothing))
         return SquaremMemory(nothing, nothing, nothing, jnp.zeros((), jnp.int32), jnp.asarray(FIRST_LONGEST, dtype))
 
-    def propose(self, problem, params, memory):
+    def propose(self, problem: Any, params: Any, memory: Any) -> Any:
         jumps = memory.phase == 2
         length = _step_length(memory)
         jumped = jax.tree.map(
@@ -65,7 +65,7 @@ class SQUAREM(Algorithm):
         trial = problem.maximize(choose(jumps, jumped, memory.stats), params)
         return Proposal(refuse(~jumps | inside(problem.model, trial), trial), memory, ~jumps)
 
-    def learn(self, memory, seen, outcome):
+    def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         accepted, plain = outcome.accepted, outcome.plain
         # What comes after a start, after a jump, and after a step that was undone is a new cycle.
         phase = jnp.where(plain & accepted & ~outcome.given, memory.phase + 1, 0)
@@ -79,10 +79,10 @@ class SQUAREM(Algorithm):
             longest=jnp.where(plain, memory.longest, jnp.maximum(longest, 1)),
         )
 
-    def expected_gain(self, problem, old, new, memory, seen):
+    def expected_gain(self, problem: Any, old: Any, new: Any, memory: Any, seen: Any) -> Any:
         return promised_gain(problem, old, new, memory.stats, seen)
 
-    def centred(self):
+    def centred(self) -> Any:
         return EM()
 
 
@@ -97,6 +97,6 @@ def _norm(tree):
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def refuse(allowed, params):
+def refuse(allowed: Any, params: Any) -> Any:
     """`params`, or NaN in their place: a point that the loop does not accept."""
     return jax.tree.map(lambda leaf: jnp.where(allowed, leaf, jnp.nan), params)

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -23,35 +24,35 @@ class Affine(NamedTuple):
     matrix: Any = None
     inverse: Any = None
 
-    def forth(self, x):
+    def forth(self, x: Any) -> Any:
         """Rows (or means) [..., d] in the new coordinates."""
         z = (x - self.shift) / self.scale
         return z if self.matrix is None else _dot(z, self.matrix)
 
-    def back(self, z):
+    def back(self, z: Any) -> Any:
         """Rows (or means) [..., d] in the old coordinates."""
         return self.shift + (z if self.matrix is None else _dot(z, self.inverse)) * self.scale
 
-    def cov_forth(self, cov):
+    def cov_forth(self, cov: Any) -> Any:
         """Covariances: [..., d, d] where there is a matrix, else variances [..., d] or [...]."""
         if self.matrix is None:
             return cov / self.scale**2
         return _congruent(cov / (self.scale[:, None] * self.scale), self.matrix)
 
-    def cov_back(self, cov):
+    def cov_back(self, cov: Any) -> Any:
         """The inverse of `cov_forth`; matrices stay positive definite when rounded to the dtype of compiled code."""
         if self.matrix is None:
             return cov * self.scale**2
         return _representable(_congruent(cov, self.inverse)) * (self.scale[:, None] * self.scale)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         """log |dx / dz|: log p(x) = log p(z) - log_volume."""
         module = module_of(self.shift)
         volume = module.log(module.broadcast_to(self.scale, np.shape(self.shift))).sum()
         return volume if self.matrix is None else volume - module.linalg.slogdet(self.matrix)[1]
 
 
-def standardize(x, weights=None, metric="full") -> Affine:
+def standardize(x: Any, weights: jax.Array | None = None, metric: str = "full") -> Affine:
     """The coordinates in which rows x [n, d] have mean 0 and unit spread.
 
     Args:
@@ -88,7 +89,7 @@ def _total(function, blocks):
     return _per_block(function, blocks).sum(0)
 
 
-def host_origin(x, cov=None) -> Affine | None:
+def host_origin(x: Any, cov: Any = None) -> Affine | None:
     """Host coordinates in which rows, and a start, may be rounded to float32 and lose no digits; None: the data's own.
 
     They move the origin to the data. Where the overall covariance `cov` [d, d] of a start has directions that float32
@@ -148,7 +149,7 @@ def _decorrelated(affine, blocks):
     return affine._replace(matrix=matrix, inverse=inverse)
 
 
-def module_of(array):
+def module_of(array: Any) -> Any:
     """NumPy (and float64) for what was made on the host, else JAX."""
     return np if isinstance(array, (np.ndarray, np.generic, float)) else jnp
 

@@ -3,6 +3,8 @@
 Values that are traced (inside jit, vmap, grad) are not known yet: then shapes are checked, and nothing else.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -12,7 +14,7 @@ from jaxem.inputs import arrays
 from jaxem.numerics.tracing import is_traced
 
 
-def check_arguments(model, arguments: dict, method: str) -> dict:
+def check_arguments(model: Any, arguments: dict[str, Any], method: str) -> dict[str, Any]:
     """The arguments of a method, by name, as arrays; ValueError names the one that is wrong.
 
     Prepared data (a NamedTuple of the model's own making) pass as they are.
@@ -43,7 +45,7 @@ def check_arguments(model, arguments: dict, method: str) -> dict:
     return arguments
 
 
-def check_model(model) -> None:
+def check_model(model: Any) -> None:
     """Raise ValueError where `model` is no model: a class, a family, a class without the decorator, anything else."""
     name = type(model).__name__
     if isinstance(model, type) or not (hasattr(model, "e_step") and hasattr(model, "maximize")):
@@ -54,7 +56,7 @@ def check_model(model) -> None:
         raise ValueError(f"model: {name} is a family, what one component looks like; write jaxem.Mixture({name}(), k)")
 
 
-def is_prepared(x) -> bool:
+def is_prepared(x: Any) -> bool:
     return isinstance(x, tuple) and hasattr(x, "_fields")
 
 
@@ -81,7 +83,7 @@ def _as_said_here(check, x, params):
         raise ValueError("params" + message[5:] if message.startswith("start") else message) from None
 
 
-def start_kind(model, kind):
+def start_kind(model: Any, kind: Any) -> Any:
     """The index of a kind of start among `model.start_kinds`, given as that or by name."""
     known = ", ".join(repr(name) for name in model.start_kinds)
     if isinstance(kind, str):
@@ -93,18 +95,18 @@ def start_kind(model, kind):
     return kind
 
 
-def as_params(model, params, name="params"):
+def as_params(model: Any, params: Any, name: str = "params") -> Any:
     """Params as arrays, in the structure of the model's own."""
     return arrays.as_start(model, params, None, name) if model.additive else params
 
 
-def check_values(model, params, name="params"):
+def check_values(model: Any, params: Any, name: str = "params") -> None:
     """Raise ValueError naming the leaf of params that lies outside its constraint."""
     for path, problem in violations(model, params) if model.additive else []:
         raise ValueError(f"{name}{path}: {problem}")
 
 
-def check_batch(model, params, name="start"):
+def check_batch(model: Any, params: Any, name: str = "start") -> None:
     """`check_values` of params with a leading axis; those that are not finite are left to the fits, which say so."""
     for lane in range(n_starts(params, name)):
         one = jax.tree.map(lambda leaf, at=lane: leaf[at], params)
@@ -112,7 +114,7 @@ def check_batch(model, params, name="start"):
             check_values(model, one, f"{name}[{lane}]")
 
 
-def n_starts(arrays, name) -> int:
+def n_starts(arrays: Any, name: str) -> int:
     """The size of the leading axis that all leaves share."""
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
     if len(sizes) > 1 or 0 in sizes:

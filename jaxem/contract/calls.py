@@ -14,11 +14,11 @@ from jaxem.numerics.compilation import Program, Work, work_of_arguments
 class CompiledMethod(NamedTuple):
     """static: arguments that are part of the program. gives: how the outcome leaves the frame of the call."""
 
-    static: tuple
+    static: tuple[Any, ...]
     gives: Callable
 
 
-def compiled_method(*, static=(), gives=unchanged):
+def compiled_method(*, static: Any = (), gives: Any = unchanged) -> Any:
     """Decorator of a method of the contract: `model_class` compiles it, and what overrides it, in every model.
 
     Calling such a method from Python is one dispatch instead of dozens; inside a compiled fit it makes no difference.
@@ -31,7 +31,7 @@ def compiled_method(*, static=(), gives=unchanged):
     return mark
 
 
-def compile_methods(cls):
+def compile_methods(cls) -> Any:
     """`cls` with every method that the contract declares as compiled in its compiled form."""
     for name in dir(cls):
         declared = _declared(cls, name)

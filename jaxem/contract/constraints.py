@@ -6,6 +6,7 @@ of inexact steps work in.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +21,25 @@ class Constraint:
     #: How many trailing axes of a leaf make one place (a matrix has 2); the axes before them number places.
     event_ndim = 0
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         raise NotImplementedError
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         raise NotImplementedError
 
-    def n_free(self, shape) -> int:
+    def n_free(self, shape: Any) -> int:
         """Degrees of freedom of a leaf of this shape."""
         raise NotImplementedError
 
-    def moves(self, free):
+    def moves(self, free: Any) -> Any:
         """A tree like `free`: which coordinates a fit may move."""
         return jnp.ones_like(free, bool)
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         """Whether (a traced bool) a leaf lies here, as far as comparisons of its entries tell."""
         return jnp.isfinite(value).all()
 
-    def violation(self, value) -> str | None:
+    def violation(self, value: Any) -> str | None:
         """What is wrong with a concrete leaf, or None (host side)."""
         return None if np.isfinite(value).all() else "is not finite"
 
@@ -47,13 +48,13 @@ class Constraint:
 class Real(Constraint):
     """Any real number."""
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return free
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         return value
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape))
 
 
@@ -63,19 +64,19 @@ class Positive(Constraint):
 
     floor: float = 0.0
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return self.floor + jnp.exp(free)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         return jnp.log(jnp.maximum(value - self.floor, jnp.finfo(value.dtype).tiny))
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape))
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return super().holds(value) & (value > 0).all()
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return super().violation(value) or (None if (value > 0).all() else "is not positive")
 
 
@@ -83,10 +84,10 @@ class Positive(Constraint):
 class NonNegative(Positive):
     """Positive, or exactly 0 (a boundary that exp(u) reaches only in the limit)."""
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return Constraint.holds(self, value) & (value >= 0).all()
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return Constraint.violation(self, value) or (None if (value >= 0).all() else "is negative")
 
 
@@ -94,20 +95,20 @@ class NonNegative(Positive):
 class UnitInterval(Constraint):
     """A probability: value = 1 / (1 + exp(-u))."""
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return jax.nn.sigmoid(free)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         tiny = jnp.finfo(value.dtype).tiny
         return jnp.log(jnp.maximum(value, tiny)) - jnp.log(jnp.maximum(1 - value, tiny))
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape))
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return super().holds(value) & ((value >= 0) & (value <= 1)).all()
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return super().violation(value) or (None if ((value >= 0) & (value <= 1)).all() else "is outside [0, 1]")
 
 
@@ -117,20 +118,20 @@ class Simplex(Constraint):
 
     event_ndim = 1
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return jax.nn.softmax(jnp.concatenate([free, jnp.zeros((*free.shape[:-1], 1), free.dtype)], -1), -1)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         logs = jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
         return logs[..., :-1] - logs[..., -1:]
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape[:-1])) * (shape[-1] - 1)
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return super().holds(value) & (value >= 0).all()
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         if problem := super().violation(value):
             return problem
         if (value < 0).any():
@@ -145,7 +146,7 @@ class Simplex(Constraint):
 class Loadings(Real):
     """Matrices [..., d, q] that are the same model after any rotation of their columns."""
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         q = shape[-1]
         return super().n_free(shape) - int(np.prod(shape[:-2])) * (q * (q - 1) // 2)
 
@@ -158,26 +159,26 @@ class PositiveDefinite(Constraint):
 
     event_ndim = 2
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         lower = linalg.unpack_lower(free)
         diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
         eye = jnp.eye(lower.shape[-1], dtype=lower.dtype)
         lower = lower + eye * (jnp.exp(diagonal) - diagonal)[..., None, :]
         return lower @ jnp.swapaxes(lower, -1, -2) + self.floor * eye
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         eye = jnp.eye(value.shape[-1], dtype=value.dtype)
         lower = linalg.cholesky(value - self.floor * eye)
         diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
         return linalg.pack_lower(lower + eye * (jnp.log(diagonal) - diagonal)[..., None, :])
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape[:-2])) * shape[-1] * (shape[-1] + 1) // 2
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return super().holds(value) & (jnp.diagonal(value, axis1=-2, axis2=-1) > 0).all()
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         if problem := super().violation(value):
             return problem
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
@@ -202,25 +203,25 @@ class Fixed(Constraint):
     place: Constraint = Real()
 
     @property
-    def event_ndim(self):
+    def event_ndim(self) -> Any:
         return self.place.event_ndim
 
-    def moves(self, free):
+    def moves(self, free: Any) -> Any:
         return jnp.zeros_like(free, bool)
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return jax.lax.stop_gradient(free)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         return value
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return 0
 
-    def holds(self, value):
+    def holds(self, value: Any) -> Any:
         return self.place.holds(value)
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return self.place.violation(value)
 
 
@@ -228,28 +229,28 @@ def _is_constraint(node):
     return isinstance(node, Constraint)
 
 
-def constrain(model, free):
+def constrain(model: Any, free: Any) -> Any:
     """Parameters from unconstrained coordinates."""
     return jax.tree.map(lambda c, u: c.to_params(u), model.constraints(), free, is_leaf=_is_constraint)
 
 
-def unconstrain(model, params):
+def unconstrain(model: Any, params: Any) -> Any:
     """Unconstrained coordinates of parameters."""
     return jax.tree.map(lambda c, p: c.to_free(p), model.constraints(), params, is_leaf=_is_constraint)
 
 
-def movable(model, free):
+def movable(model: Any, free: Any) -> Any:
     """A tree like the unconstrained coordinates `free`: which of them a fit may move."""
     return jax.tree.map(lambda c, u: c.moves(u), model.constraints(), free, is_leaf=_is_constraint)
 
 
-def inside(model, params):
+def inside(model: Any, params: Any) -> Any:
     """Whether (a traced bool) params lie where they have to: what an extrapolation may fail to do."""
     found = jax.tree.map(lambda c, p: c.holds(p), model.constraints(), params, is_leaf=_is_constraint)
     return jnp.stack(jax.tree.leaves(found)).all()
 
 
-def n_free_params(model, params) -> int:
+def n_free_params(model: Any, params: Any) -> int:
     """Degrees of freedom of `params`: the number of unconstrained coordinates that a fit may move.
 
     >>> import jaxem, jax
@@ -262,7 +263,7 @@ def n_free_params(model, params) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def violations(model, params):
+def violations(model: Any, params: Any) -> Any:
     """[(path, message)] for every leaf of concrete params outside its constraint (host side)."""
     tree = jax.tree.map(
         lambda c, p: c.violation(np.asarray(p)) or "", model.constraints(), params, is_leaf=_is_constraint

@@ -1,5 +1,6 @@
 """A family: k components side by side, over which mixtures, chains and hard assignments are put."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,17 +48,17 @@ class Family(Draws, Embeds, Imputes, Part):
         """A tree like params: 0 where a leaf has a leading component axis, None where components share it."""
         return 0
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """Coordinates [n, e] in which distances between rows (in standard units) mean something, for starts."""
         x = jnp.asarray(x)
         return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
 
-    def weighted_e_step(self, params, log_weights, x) -> EStep:
+    def weighted_e_step(self, params: Any, log_weights: Any, x: Any) -> EStep:
         """As `e_step`, with log(weights_k p(x | k)) in place of log p(x | k), as a mixture needs it."""
         latent, log_prob = self.e_step(params, x)
         return EStep(latent, log_prob + log_weights)
 
-    def check(self, x, params=None) -> None:
+    def check(self, x: Any, params: Any = None) -> None:
         """Raise ValueError where x is outside the support, or params do not have the declared shapes."""
         sizes = {}
         if self.support is not None:
@@ -68,36 +69,36 @@ class Family(Draws, Embeds, Imputes, Part):
         if self.support is not None and not is_traced(x):
             self.support.check_values(x)
 
-    def mean(self, params) -> Any:
+    def mean(self, params: Any) -> Any:
         """The expected row of every component: [k, ...]. Optional."""
         raise NotProvidedError(self, "mean")
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         """The expected row given what was seen of it, under every component: [n, k, ...]."""
         k = jax.tree.leaves(params)[0].shape[0]
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (leaf.shape[0], k, *leaf.shape[1:])), x)
 
-    def observed(self, x) -> Any:
+    def observed(self, x: Any) -> Any:
         """Which rows [n] have anything to see, on the host; None where all have."""
         return None
 
-    def informed(self, resp, x) -> Any:
+    def informed(self, resp: Any, x: Any) -> Any:
         """Responsibilities [n, k] of a random start, in accord with what x says about the hidden value."""
         return resp
 
-    def refined(self, params, z, weights) -> Any:
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         """Params of an M-step with weights [n, k], once more from sums about the means, which do not cancel."""
         return params
 
-    def init_components(self, key, x, weights) -> Any:
+    def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
         """Random params of k components from random responsibilities times sample weights, [n, k]."""
         return self.maximize(self.sufficient_statistics(None, x, weights))
 
-    def permute(self, params, order) -> Any:
+    def permute(self, params: Any, order: Any) -> Any:
         """The components renumbered: new component j is old component order[j]."""
         return map_components(self, lambda leaf: leaf[order], params)
 
-    def keep_where(self, alive, new, old) -> Any:
+    def keep_where(self, alive: Any, new: Any, old: Any) -> Any:
         """`new`, with the components that are not alive [k] taken from `old`."""
 
         def pick(a, b):
@@ -106,7 +107,7 @@ class Family(Draws, Embeds, Imputes, Part):
         return map_components(self, pick, new, old)
 
 
-def map_components(family, function, params, *rest):
+def map_components(family: Family, function: Callable, params: Any, *rest: Any) -> Any:
     """Apply `function` to the leaves that have a component axis; leave shared ones (of the first tree) alone."""
     axes = family.component_axes()
     if axes == 0:
@@ -120,7 +121,7 @@ def map_components(family, function, params, *rest):
     )
 
 
-def full_axes(family):
+def full_axes(family: Family) -> Any:
     """`component_axes` spelt out as a tree like params."""
     axes = family.component_axes()
     if axes != 0:
@@ -128,7 +129,7 @@ def full_axes(family):
     return jax.tree.map(lambda _: 0, family.constraints(), is_leaf=lambda node: hasattr(node, "to_free"))
 
 
-def check_param_shapes(params, shapes, sizes: dict) -> None:
+def check_param_shapes(params: Any, shapes: Any, sizes: dict) -> None:
     """Raise ValueError naming the first leaf of params that has another shape than declared.
 
     Args:
@@ -155,6 +156,6 @@ def _column_scaled(x, weights):
     return (x - mean) / jnp.where(spread > 0, spread, 1)
 
 
-def alive_components(count):
+def alive_components(count: Any) -> Any:
     """Which components [k] hold any weight: more than what rounding leaves of the total."""
     return count > count.sum() * jnp.finfo(count.dtype).eps ** 2

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
     dtype: Any
 
     @classmethod
-    def of(cls, model, rows, params, dtype) -> "Frame":
+    def of(cls, model: Any, rows: Any, params: Any, dtype: Any) -> "Frame":
         """The frame for rows (or None) and params (or None) of a model, all on the host, and programs in `dtype`."""
         if dtype != np.float32 or not model.additive:
             return cls(Identity(), dtype)
@@ -41,17 +41,17 @@ class Frame(NamedTuple):
 
     # --- going in -----------------------------------------------------------------------------------------------
 
-    def model(self, model):
+    def model(self, model: Any) -> Any:
         """The model with its hyperparameters in this frame."""
         return self.units.model(model)
 
-    def rows(self, rows):
+    def rows(self, rows: Any) -> Any:
         """Rows on the device, moved before they are rounded."""
         if self.moves:
             rows = arrays.map_rows(self.units.rows, rows, self.dtype)
         return jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), rows)
 
-    def params(self, params, batch=False):
+    def params(self, params: Any, batch: bool = False) -> Any:
         """Params as NumPy arrays of the frame's dtype, moved before they are rounded; batch: with a leading axis."""
         if is_traced(params):
             return jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
@@ -61,7 +61,7 @@ class Frame(NamedTuple):
 
     # --- coming out ---------------------------------------------------------------------------------------------
 
-    def params_back(self, params, batch=False, judged=None):
+    def params_back(self, params: Any, batch: bool = False, judged: Any = None) -> Any:
         """Params in the data's units: on the device, or as NumPy arrays of float64 where float32 cannot hold them.
 
         Args:
@@ -80,7 +80,7 @@ class Frame(NamedTuple):
         """move(params), of each entry of their leading axis where the units ask for that."""
         return _wide(partial(each_copy, move) if batch and not self.units.broadcasts else move, params)
 
-    def rows_back(self, rows):
+    def rows_back(self, rows: Any) -> Any:
         """Rows of the data: on the device, or as NumPy arrays of float64 where float32 cannot hold them."""
         if not self.moves:
             return rows
@@ -88,19 +88,19 @@ class Frame(NamedTuple):
         far = any(_is_far(leaf) for leaf in jax.tree.leaves(wide))
         return wide if far else jax.tree.map(lambda leaf: arrays.on_device(leaf, self.dtype), wide)
 
-    def log_prob_back(self, log_prob):
+    def log_prob_back(self, log_prob: jax.Array) -> Any:
         """Log densities of rows of the data [n]."""
         volume = self.units.log_volume()
         if not self.moves or not np.any(volume):
             return log_prob
         return arrays.on_device(np.asarray(log_prob, np.float64) - volume, self.dtype)
 
-    def total_back(self, value, weights):
+    def total_back(self, value: Any, weights: jax.Array) -> Any:
         """A log-likelihood (or objective, or a history of them) of all rows, total in nats, of the data."""
         volume = self.volume(weights)
         return arrays.on_device(np.asarray(value, np.float64) - volume, self.dtype) if volume else value
 
-    def volume(self, weights) -> float:
+    def volume(self, weights: jax.Array) -> float:
         """What the log-likelihood of all rows of these weights is larger by in this frame, in nats."""
         if not self.moves:
             return 0.0
@@ -124,37 +124,37 @@ def _is_far(rows):
 # --- what a method gives back: how it leaves the frame that it was called in ----------------------------------------
 
 
-def unchanged(frame: Frame, outcome):
+def unchanged(frame: Frame, outcome: Any) -> Any:
     """Probabilities, hidden values, entropies: they have no units."""
     return outcome
 
 
-def log_densities(frame: Frame, outcome):
+def log_densities(frame: Frame, outcome: Any) -> Any:
     """log p(x_i) [n]."""
     return frame.log_prob_back(outcome)
 
 
-def data_rows(frame: Frame, outcome):
+def data_rows(frame: Frame, outcome: Any) -> Any:
     """Rows like those of the data."""
     return frame.rows_back(outcome)
 
 
-def hidden_and_rows(frame: Frame, outcome):
+def hidden_and_rows(frame: Frame, outcome: Any) -> Any:
     """(hidden values, rows)."""
     return outcome[0], frame.rows_back(outcome[1])
 
 
-def model_params(frame: Frame, outcome):
+def model_params(frame: Frame, outcome: Any) -> Any:
     """Params of the model."""
     return frame.params_back(outcome)
 
 
-def expectations(frame: Frame, outcome):
+def expectations(frame: Frame, outcome: Any) -> Any:
     """An `EStep`."""
     return outcome._replace(log_prob=frame.log_prob_back(outcome.log_prob))
 
 
-def called_in_frame(model, program, gives, arguments: dict) -> Any:
+def called_in_frame(model: Any, program: Any, gives: Any, arguments: dict) -> Any:
     """program(model, **arguments), computed in the frame that the arguments call for."""
     frame = _frame_of_call(model, arguments)
     as_they_are = "resp" in arguments and any_part(model, "posterior_has_units")

@@ -1,9 +1,10 @@
 """What a model or a family is made of: the other models and families in its fields."""
 
 import dataclasses
+from typing import Any
 
 
-def parts_of(part) -> list:
+def parts_of(part: Any) -> list:
     """The models and families in the fields of a model or family."""
     found = []
     for field in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
@@ -12,6 +13,6 @@ def parts_of(part) -> list:
     return found
 
 
-def any_part(part, name: str) -> bool:
+def any_part(part: Any, name: str) -> bool:
     """Whether the attribute `name` is true of a model or family, or of any part of it."""
     return bool(getattr(part, name, False)) or any(any_part(each, name) for each in parts_of(part))

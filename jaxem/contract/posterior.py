@@ -31,11 +31,11 @@ class Posterior:
         """The entropy of the discrete hidden value (component, path of states) alone [n], in nats."""
         raise NotProvidedError(self, "assignment_entropy")
 
-    def kl(self, other) -> jax.Array:
+    def kl(self, other: Any) -> jax.Array:
         """KL(q_i || p_i) [n], in nats, to another posterior p of the same model."""
         raise NotProvidedError(self, "kl")
 
-    def tempered(self, exponent) -> "Posterior":
+    def tempered(self, exponent: Any) -> "Posterior":
         """The distribution raised to a power and normalised."""
         raise NotProvidedError(self, "tempered")
 
@@ -43,7 +43,7 @@ class Posterior:
         """All of the probability on the most probable hidden values z, and log q_i(z_i) [n]."""
         raise NotProvidedError(self, "hardened")
 
-    def draw(self, key) -> jax.Array:
+    def draw(self, key: jax.Array) -> jax.Array:
         """Hidden values drawn from the posterior: [n] of int; for a chain [n, t]."""
         raise NotProvidedError(self, "draw")
 
@@ -54,34 +54,34 @@ class Responsibilities(Posterior):
     resp: Any
     component: Any
 
-    def with_resp(self, resp) -> Any:
+    def with_resp(self, resp: Any) -> Any:
         """The same with other responsibilities."""
         return dataclasses.replace(self, resp=resp)  # type: ignore[type-var]
 
-    def marginals(self):
+    def marginals(self) -> jax.Array:
         return self.resp
 
-    def assignment_entropy(self):
+    def assignment_entropy(self) -> jax.Array:
         return -xlogy(self.resp, self.resp).sum(-1)
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         own = self.assignment_entropy()
         return own if self.component is None else own + (self.resp * self.component.entropy()).sum(-1)
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         other = as_posterior(other)
         own = (xlogy(self.resp, self.resp) - xlogy(self.resp, other.resp)).sum(-1)
         return own if self.component is None else own + (self.resp * self.component.kl(other.component)).sum(-1)
 
-    def tempered(self, exponent):
+    def tempered(self, exponent: Any) -> Any:
         logs = jnp.log(self.resp)
         return self.with_resp(jax.nn.softmax(exponent * (logs - logs.max(-1, keepdims=True)), -1))
 
-    def hardened(self):
+    def hardened(self) -> Any:
         best = jax.nn.one_hot(jnp.argmax(self.resp, -1), self.resp.shape[-1], dtype=self.resp.dtype)
         return self.with_resp(best), jnp.log((best * self.resp).sum(-1))
 
-    def draw(self, key):
+    def draw(self, key: jax.Array) -> Any:
         return jax.random.categorical(key, jnp.log(self.resp))
 
 
@@ -93,12 +93,12 @@ class MixturePosterior(Responsibilities):
     component: Any = None
 
 
-def as_posterior(resp) -> Any:
+def as_posterior(resp: Any) -> Any:
     """`resp`, or responsibilities [n, k] by themselves as a posterior."""
     return resp if isinstance(resp, Posterior) else MixturePosterior(resp)
 
 
-def as_resp(posterior) -> Any:
+def as_resp(posterior: Any) -> Any:
     """The inverse of `as_posterior`: responsibilities by themselves are a plain array."""
     plain = isinstance(posterior, MixturePosterior) and posterior.component is None
     return posterior.resp if plain else posterior
@@ -110,11 +110,11 @@ class Opaque(Posterior):
 
     resp: Any
 
-    def marginals(self):
+    def marginals(self) -> jax.Array:
         return self.resp
 
 
-def posterior_of(model, resp) -> Any:
+def posterior_of(model: Any, resp: Any) -> Any:
     """The posterior that `resp` of a model's E-step stands for.
 
     An array is one of responsibilities if the model has a discrete hidden value (`Discrete`), else nothing is known.

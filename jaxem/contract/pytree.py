@@ -7,7 +7,7 @@ import jax
 
 
 @dataclass_transform(frozen_default=True)
-def pytree_class(cls):
+def pytree_class(cls) -> Any:
     """Decorator: a frozen dataclass that is a pytree. Fields are leaves unless declared with `static()`."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
@@ -32,7 +32,7 @@ def pytree_class(cls):
     return cls
 
 
-def build(cls, values) -> Any:
+def build(cls, values: Any) -> Any:
     """An instance of a frozen dataclass from pairs (field, value), without the checks of its constructor."""
     node = object.__new__(cls)
     for name, value in values:
@@ -40,12 +40,12 @@ def build(cls, values) -> Any:
     return node
 
 
-def static(**kwargs) -> Any:
+def static(**kwargs: Any) -> Any:
     """A dataclass field that is structure (shapes, kinds): part of the compiled program, not a leaf."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def in_data_units(kind: str = "params", **kwargs) -> Any:
+def in_data_units(kind: str = "params", **kwargs: Any) -> Any:
     """A dataclass field that moves with the coordinates of the data (see `Units.model`).
 
     Args:

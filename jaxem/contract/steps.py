@@ -1,6 +1,9 @@
 """EM from two plain functions, in the same loop and with the same result."""
 
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from jaxem.contract.model import EStep, Model, model_class
 from jaxem.contract.pytree import static
@@ -16,26 +19,26 @@ class Steps(Model):
 
     additive = False
 
-    def init(self, key, x, weights=None, kind=0):
+    def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
         if self.init_function is None:
             raise ValueError("start: this model was made without `init`; pass start= (params) instead")
         return self.init_function(key, x)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         return EStep(*self.e_step_function(params, x))
 
-    def m_step(self, resp, x, weights=None):
+    def m_step(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         self._refuse(weights, "weights")
         return self.m_step_function(resp, x)
 
-    def sufficient_statistics(self, resp, x, weights=None):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         self._refuse(weights, "weights")
         return resp
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         raise ValueError("maximize: from_steps knows no sufficient statistics; call m_step(resp, x)")
 
-    def constraints(self):
+    def constraints(self) -> Any:
         raise ValueError("constraints: from_steps does not say where params live; write a Model for gradient fits")
 
     def _refuse(self, value, name):
@@ -43,7 +46,7 @@ class Steps(Model):
             raise ValueError(f"{name}: from_steps has no additive statistics; write a Model to use {name}")
 
 
-def from_steps(e_step, m_step, init=None) -> Steps:
+def from_steps(e_step: Callable, m_step: Callable, init: Callable | None = None) -> Steps:
     """A model from two pure functions: e_step(params, x) -> (resp, log_prob [n]), m_step(resp, x) -> params.
 
     init(key, x) -> params makes random starts for `fit_restarts`; without it pass `start`. Whatever needs sums of

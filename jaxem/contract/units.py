@@ -5,6 +5,7 @@ where the data lie or how they are scaled. A model makes its `Units` from the ro
 knows how rows and params are moved.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,19 +30,19 @@ class Units:
     #: Whether `back` takes params with leading axes (restarts) as they are.
     broadcasts = True
 
-    def rows(self, x) -> Any:
+    def rows(self, x: Any) -> Any:
         """Rows of the data in these units."""
         raise NotImplementedError(f"{type(self).__name__}.rows")
 
-    def rows_back(self, z) -> Any:
+    def rows_back(self, z: Any) -> Any:
         """Rows in these units as rows of the data: the inverse of `rows`."""
         raise NotImplementedError(f"{type(self).__name__}.rows_back")
 
-    def params(self, params) -> Any:
+    def params(self, params: Any) -> Any:
         """Params of the data in these units."""
         raise NotImplementedError(f"{type(self).__name__}.params")
 
-    def back(self, params) -> Any:
+    def back(self, params: Any) -> Any:
         """Params in these units as params of the data: the inverse of `params`."""
         raise NotImplementedError(f"{type(self).__name__}.back")
 
@@ -49,11 +50,11 @@ class Units:
         """log |dx / dz| of one example: one number, or [n] where examples differ."""
         return 0.0
 
-    def loses_digits(self, params) -> bool:
+    def loses_digits(self, params: Any) -> bool:
         """Whether concrete params of the data, rounded to float32, stand for a visibly different density."""
         return False
 
-    def model(self, model) -> Any:
+    def model(self, model: Any) -> Any:
         """`model` with those of its hyperparameters that have units carried into these.
 
         They are the fields declared with `in_data_units()`, of the model and of what it wraps.
@@ -66,23 +67,23 @@ class Identity(Units):
 
     is_identity = True
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return x
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return z
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return params
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return params
 
     @property
-    def inner(self):
+    def inner(self) -> Any:
         return self
 
-    def model(self, model):
+    def model(self, model: Any) -> Any:
         return model
 
 
@@ -115,51 +116,51 @@ def _carried_fields(cls):
 class Role:
     """How one leaf of a family's params moves when rows are moved by an affine map."""
 
-    def forth(self, affine: Affine, leaf) -> Any:
+    def forth(self, affine: Affine, leaf: Any) -> Any:
         return leaf
 
-    def back(self, affine: Affine, leaf) -> Any:
+    def back(self, affine: Affine, leaf: Any) -> Any:
         return leaf
 
 
 class _Location(Role):
-    def forth(self, affine, leaf):
+    def forth(self, affine: Affine, leaf: Any) -> Any:
         return affine.forth(leaf)
 
-    def back(self, affine, leaf):
+    def back(self, affine: Affine, leaf: Any) -> Any:
         return affine.back(leaf)
 
 
 class _Covariance(Role):
-    def forth(self, affine, leaf):
+    def forth(self, affine: Affine, leaf: Any) -> Any:
         return affine.cov_forth(leaf)
 
-    def back(self, affine, leaf):
+    def back(self, affine: Affine, leaf: Any) -> Any:
         return affine.cov_back(leaf)
 
 
 class _Power(Role):
     """A leaf that is multiplied by a power of the columns' scales; its last `after` axes come after the columns."""
 
-    def __init__(self, power, after=0):
+    def __init__(self, power: Any, after: Any = 0) -> None:
         self.power, self.after = power, after
 
     def _factor(self, affine):
         scale = affine.scale
         return scale.reshape(np.shape(scale) + (1,) * (self.after if np.ndim(scale) else 0)) ** self.power
 
-    def forth(self, affine, leaf):
+    def forth(self, affine: Affine, leaf: Any) -> Any:
         return leaf / self._factor(affine)
 
-    def back(self, affine, leaf):
+    def back(self, affine: Affine, leaf: Any) -> Any:
         return leaf * self._factor(affine)
 
 
 class _LogLocation(Role):
-    def forth(self, affine, leaf):
+    def forth(self, affine: Affine, leaf: Any) -> Any:
         return leaf - module_of(affine.scale).log(affine.scale)
 
-    def back(self, affine, leaf):
+    def back(self, affine: Affine, leaf: Any) -> Any:
         return leaf + module_of(affine.scale).log(affine.scale)
 
 
@@ -186,26 +187,26 @@ class AffineUnits(Units):
     affine: Affine
     roles: Any = static()
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.affine.forth(x)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.affine.back(z)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return self._moved("forth", params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self._moved("back", params)
 
     def _moved(self, way, params):
         leaves = (getattr(role, way)(self.affine, leaf) for role, leaf in zip(self.roles, params, strict=True))
         return type(params)(*leaves)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.affine.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         """By how far the means lie from 0, in standard deviations of a component, and by its correlations."""
         found = dict(zip(self.roles, (np.asarray(leaf, np.float64) for leaf in params), strict=True))
         spread = [_smallest_deviation(role, leaf) for role, leaf in found.items() if role in (COVARIANCE, VARIANCE)]
@@ -246,29 +247,29 @@ class FieldUnits(Units):
     field: str = static()
 
     @property
-    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.broadcasts
 
     @property
-    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_identity(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.is_identity
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.inner.rows(x)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.inner.rows_back(z)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return params._replace(**{self.field: self.inner.params(getattr(params, self.field))})
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return params._replace(**{self.field: self.inner.back(getattr(params, self.field))})
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.inner.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return self.inner.loses_digits(getattr(params, self.field))
 
 
@@ -279,34 +280,34 @@ class Copies(Units):
     inner: Units
 
     @property
-    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.broadcasts
 
     @property
-    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_identity(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.is_identity
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.inner.rows(x)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.inner.rows_back(z)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return each_copy(self.inner.params, params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return each_copy(self.inner.back, params)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.inner.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         k = len(jax.tree.leaves(params)[0])
         return any(self.inner.loses_digits(jax.tree.map(lambda leaf, j=j: leaf[j], params)) for j in range(k))
 
 
-def each_copy(function, trees):
+def each_copy(function: Callable, trees: Any) -> Any:
     """function(tree) of every entry of the leading axis; on the host, where that is float64, without JAX."""
     leaves = jax.tree.leaves(trees)
     if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
@@ -323,29 +324,29 @@ class SequenceUnits(Units):
     lengths: Any
 
     @property
-    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.broadcasts
 
     @property
-    def is_identity(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_identity(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.is_identity
 
-    def rows(self, x: Sequences):
+    def rows(self, x: Sequences) -> Any:
         return x._replace(values=from_time_rows(self.inner.rows(time_rows(x)), *x.shape))
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         if not isinstance(z, Sequences):  # values [n, t, ...] by themselves: what moves are their last axes
             return self.inner.rows_back(z)
         return z._replace(values=from_time_rows(self.inner.rows_back(time_rows(z)), *z.shape))
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return self.inner.params(params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self.inner.back(params)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return volume_of_sequences(self.lengths, self.inner.log_volume())
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return self.inner.loses_digits(params)

@@ -37,21 +37,21 @@ class Wrapper(Part):
     model: Any
 
     is_wrapper = True
-    withholds: tuple = ()
+    withholds: tuple[Any, ...] = ()
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, declared in contract_methods(cls).items():
             if name not in cls.own_methods():
                 setattr(cls, name, cls.taken_over(name, declared))
 
     @classmethod
-    def own_methods(cls) -> set:
+    def own_methods(cls) -> set[str]:
         """Names of the contract's methods that keep the contract's own definition."""
         return DERIVED
 
     @classmethod
-    def taken_over(cls, name, declared):
+    def taken_over(cls, name: str, declared: Any) -> Any:
         """The method `name` of the wrapped model, as a method of the wrapper."""
 
         @functools.wraps(declared)
@@ -61,26 +61,26 @@ class Wrapper(Part):
         return method
 
     @property
-    def start_kinds(self):
+    def start_kinds(self) -> Any:
         return self.model.start_kinds
 
     @property
-    def judged_by_statistics(self):
+    def judged_by_statistics(self) -> bool:
         return self.model.judged_by_statistics
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return self.model.row_ndim
 
     @property
-    def independent_columns(self):
+    def independent_columns(self) -> bool:
         return self.model.independent_columns
 
-    def labelled(self, x, labels):
+    def labelled(self, x: Any, labels: Any) -> Any:
         model, x = self.model.labelled(x, labels)
         return dataclasses.replace(self, model=model), x  # type: ignore[type-var]
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # Only for what the contract does not declare (capabilities, n_components, ...).
         if name.startswith("_") or name == "model":
             raise AttributeError(name)
@@ -94,9 +94,9 @@ class SameDensity(Wrapper, Model):
     has_params_of_its_model = True
 
     @classmethod
-    def own_methods(cls):
+    def own_methods(cls) -> Any:
         return DERIVED - {"posterior"}
 
     @property
-    def normalised(self):
+    def normalised(self) -> Any:
         return self.model.normalised

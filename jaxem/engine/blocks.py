@@ -69,14 +69,14 @@ class Monitor(NamedTuple):
     volume: float = 0.0
 
     @classmethod
-    def of(cls, callback, progress, checkpoint) -> "Monitor":
+    def of(cls, callback: Any, progress: Any, checkpoint: Any) -> "Monitor":
         if callback is not None and not callable(callback):
             raise ValueError(f"callback: expected a function of a Progress; got {callback!r}")
         if not isinstance(progress, (bool, np.bool_)):
             raise ValueError(f"progress: expected True or False; got {progress!r}")
         return cls(callback, bool(progress), None if checkpoint is None else Checkpoint(checkpoint))
 
-    def refuse_trace(self):
+    def refuse_trace(self) -> None:
         for name in ("callback", "progress", "checkpoint"):
             if getattr(self, name):
                 raise ValueError(f"{name}: works on the host; this fit is part of a compiled program")
@@ -89,7 +89,7 @@ class StoppedByCallbackError(Exception):
 class MonitoredFit:
     """Callback, bar and checkpoint of one fit, called after every block."""
 
-    def __init__(self, monitor: Monitor, what):
+    def __init__(self, monitor: Monitor, what: Any) -> None:
         self.monitor, self.started = monitor, time.perf_counter()
         self.checkpoint = None if monitor.checkpoint is None else monitor.checkpoint.of_fit(what)
         self.bar = _bar() if monitor.progress else None
@@ -98,15 +98,15 @@ class MonitoredFit:
     def seconds(self) -> float:
         return time.perf_counter() - self.started
 
-    def resumed(self, kept):
+    def resumed(self, kept: Any) -> Any:
         """What a checkpoint kept of this fit, or `kept`, that of its beginning."""
         return kept if self.checkpoint is None else self.checkpoint.resumed(kept)
 
-    def keep(self, kept, now=True):
+    def keep(self, kept: Any, now: bool = True) -> None:
         if self.checkpoint is not None:
             self.checkpoint.keep(kept, now)
 
-    def after_block(self, kept, progress, last=False):
+    def after_block(self, kept: Any, progress: Any, last: bool = False) -> None:
         """Keep all there is of the fit; `progress()` says how far it has come."""
         self.keep(kept, now=last)
         if self.bar is None and self.monitor.callback is None:
@@ -118,7 +118,7 @@ class MonitoredFit:
         if self.monitor.callback is not None and self.monitor.callback(seen) and not last:
             raise StoppedByCallbackError
 
-    def close(self):
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -144,7 +144,18 @@ def _n_iterations(state) -> int:
     return int(host(state.n_iterations).max())
 
 
-def solve_in_blocks(model, x, weights, algorithm, tol, max_steps, starts, key, plan, monitor: Monitor) -> Result:
+def solve_in_blocks(
+    model: Any,
+    x: Any,
+    weights: jax.Array,
+    algorithm: Any,
+    tol: Any,
+    max_steps: Any,
+    starts: Any,
+    key: Any,
+    plan: Any,
+    monitor: Monitor,
+) -> Result:
     """All fits of a plan, from the host: set out, iterate block by block, finish.
 
     The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only

@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ FINGERPRINT_BYTES = 64 << 20
 class Checkpoint:
     """A path for one fit. The file before the last is kept beside it, as `path.previous`."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         try:
             self.path = Path(os.fspath(path))
         except TypeError:
@@ -35,11 +36,11 @@ class Checkpoint:
         self.previous = self.path.with_name(self.path.name + ".previous")
         self.fingerprint, self.due = "", 0.0
 
-    def of_fit(self, what) -> "Checkpoint":
+    def of_fit(self, what: Any) -> "Checkpoint":
         self.fingerprint = fingerprint(what)
         return self
 
-    def keep(self, state, now=False):
+    def keep(self, state: Any, now: bool = False) -> None:
         """Write `state` if the last writing is long enough ago. A full disk is a warning: the fit goes on."""
         begun = time.monotonic()
         if begun < self.due and not now:
@@ -64,7 +65,7 @@ class Checkpoint:
         except OSError:  # not every file system has links
             shutil.copyfile(self.path, self.previous)
 
-    def resumed(self, state):
+    def resumed(self, state: Any) -> Any:
         """The state that was kept, or `state` where there is none. ValueError for that of another fit."""
         damage = []
         for path in (self.path, self.previous):
@@ -97,7 +98,7 @@ def _like(state, arrays):
     )
 
 
-def fingerprint(what) -> str:
+def fingerprint(what: Any) -> str:
     """A digest of all that a fit depends on. Functions count by their names, large arrays by rows spread over them."""
     leaves, structure = jax.tree.flatten(what)
     digest = hashlib.blake2b(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode(), digest_size=16)

@@ -15,6 +15,7 @@ import tokenize
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ DAMAGE = (ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeErro
 DAMAGE += (SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile)
 
 
-def checksum(header, arrays):
+def checksum(header: Any, arrays: Any) -> Any:
     content = {key: value for key, value in header.items() if key != "checksum"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for array in arrays:
@@ -39,7 +40,7 @@ def checksum(header, arrays):
     return digest.hexdigest()
 
 
-def write(path, tree, arrays):
+def write(path: Any, tree: Any, arrays: Any) -> None:
     """Write a tree of plain JSON values and a list of arrays to `path`; the file appears complete or not at all."""
     header = {
         "format": FORMAT,
@@ -81,7 +82,7 @@ def _write_atomically(path, **entries):
             os.close(folder)
 
 
-def read(data):
+def read(data: Any) -> Any:
     """(tree, arrays) of the bytes of a file, each checked against the other. Raises one of `DAMAGE`."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))

@@ -60,31 +60,31 @@ class Problem:
         rows, weights = cut_rows(self.rows, self.weights, self.chunk)
         return dataclasses.replace(self, rows=rows, weights=weights, chunk=0)
 
-    def of_rows(self, x, weights) -> "Problem":
+    def of_rows(self, x: Any, weights: jax.Array) -> "Problem":
         """The problem with x and weights for its rows, unless it has those that it prepared."""
         return self if self.prepared else dataclasses.replace(self, rows=x, weights=weights)
 
-    def prepare(self, rows, weights):
+    def prepare(self, rows: Any, weights: jax.Array) -> Any:
         return self.model.prepare(self.units.rows(rows), weights, self.centred)
 
-    def sums(self, rows, weights, params):
+    def sums(self, rows: Any, weights: jax.Array, params: Any) -> Any:
         """(statistics, log-likelihood) of one chunk."""
         data = rows if self.prepared else self.prepare(rows, weights)
         resp, log_prob = self.model.e_step(params, data)
         stats = self.model.sufficient_statistics(resp, data, weights)
         return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
 
-    def expectation(self, params):
+    def expectation(self, params: Any) -> Any:
         """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
         here = scan_sum(lambda params, piece: self.sums(piece[0], piece[1], params), params, (self.rows, self.weights))
         stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
 
-    def no_statistics(self, params):
+    def no_statistics(self, params: Any) -> Any:
         """Zeros in the shape of the statistics."""
         return _zeros(self.expectation, params)
 
-    def maximize(self, stats, params):
+    def maximize(self, stats: Any, params: Any) -> Any:
         return self.model.maximize(stats, params)
 
 
@@ -97,20 +97,20 @@ class StepsProblem:
     total_weight: Any
     n_points: Any
 
-    def chunked(self):
+    def chunked(self) -> Any:
         return self
 
-    def of_rows(self, x, weights):
+    def of_rows(self, x: Any, weights: jax.Array) -> Any:
         return dataclasses.replace(self, x=x)
 
-    def expectation(self, params):
+    def expectation(self, params: Any) -> Any:
         resp, log_prob = self.model.e_step(params, self.x)
         return resp, log_prob.sum()
 
-    def no_statistics(self, params):
+    def no_statistics(self, params: Any) -> Any:
         return _zeros(self.expectation, params)
 
-    def maximize(self, stats, params):
+    def maximize(self, stats: Any, params: Any) -> Any:
         return self.model.m_step(stats, self.x)
 
 
@@ -118,7 +118,7 @@ def _zeros(expectation, params):
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(expectation, params)[0])
 
 
-def lanes_and_rows(model: Model, x, params, n_lanes: int, centred=False) -> tuple[int, int]:
+def lanes_and_rows(model: Model, x: Any, params: Any, n_lanes: int, centred: bool = False) -> tuple[int, int]:
     """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
     data, resp = _bytes_per_row(model, x, params, centred)
     n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
@@ -149,7 +149,16 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def make_problem(model: Model, x, weights, chunk: int, units=IDENTITY, centred=False, store=True, axis=None):
+def make_problem(
+    model: Model,
+    x: Any,
+    weights: jax.Array,
+    chunk: int,
+    units: Any = IDENTITY,
+    centred: bool = False,
+    store: bool = True,
+    axis: Any = None,
+) -> Any:
     """Rows x in chunks of `chunk` (the last one padded by rows of weight 0), in `units`.
 
     store: prepare them once and keep that, unless it is too much; else the rows are left as they came, and prepared

@@ -6,6 +6,7 @@ Both are right only where the fit has converged. The linear system is dense: as 
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxem.engine.expectation import make_problem
 
 
-def attach_derivatives(model, z, weights, chunk, params, log_lik, volume):
+def attach_derivatives(
+    model: Any, z: Any, weights: jax.Array, chunk: Any, params: Any, log_lik: jax.Array, volume: Any
+) -> Any:
     """params [1, ...] and log_lik [1] of one finished fit, unchanged in value, with derivatives in the data."""
     single = jax.tree.map(lambda leaf: leaf[0], params)
     single = lax.custom_root(

@@ -17,7 +17,7 @@ from jaxem.engine.step import HALVING, RUNNING, Lane, advance, halve
 from jaxem.numerics.hardware import hardware
 
 
-def not_started(params):
+def not_started(params: Any) -> Any:
     """Fits [r] that are to begin at params [r, ...]."""
     leaf = jax.tree.leaves(params)[0]
     n, dtype = leaf.shape[0], jnp.result_type(*jax.tree.leaves(params))
@@ -49,11 +49,11 @@ class State(NamedTuple):
     n_slots: jax.Array
 
     @property
-    def busy(self):
+    def busy(self) -> Any:
         return self.index >= 0
 
 
-def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> State:
+def begin(problem: Any, algorithm: Any, fits: Finished, history: Any, pending: Any, n_lanes: Any) -> State:
     """The state before the first iteration of every pending fit [r], of which n_lanes run side by side."""
     queue = jnp.argsort(~pending, stable=True)  # those to do first, in order
     n_pending = pending.sum()
@@ -76,7 +76,16 @@ def begin(problem, algorithm, fits: Finished, history, pending, n_lanes) -> Stat
     )
 
 
-def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_ill=False, narrowing=0) -> State:
+def iterate(
+    problem: Any,
+    algorithm: Any,
+    state: State,
+    tol: Any,
+    max_steps: Any,
+    until: Any = None,
+    flag_ill: bool = False,
+    narrowing: Any = 0,
+) -> State:
     """Go on until every pending fit has ended, or the loop has made `until` iterations in all.
 
     Pieces of a run give the bits of the whole. narrowing: at the end, when no more than one lane in so many is busy,
@@ -88,7 +97,7 @@ def iterate(problem, algorithm, state: State, tol, max_steps, until=None, flag_i
     body = partial(_iteration, problem, algorithm, tol, max_steps, flag_ill)
     for width, fewest in zip(widths, [*widths[1:], 0], strict=True):
 
-        def goes_on(state, fewest=fewest):
+        def goes_on(state: Any, fewest: Any = fewest) -> Any:
             more = state.busy.sum() > fewest
             return more if until is None else more & (state.n_iterations < until)
 

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     n_lanes: int = 1
     make_starts: Any = None
     placement: Placement | None = None
-    screening: tuple = ()
+    screening: tuple[Any, ...] = ()
     alone: bool = False
 
 
@@ -56,7 +56,7 @@ def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
     return Work(4 * size(x), plan.make_starts.n if starts is None else arrays.n_rows(starts), once=True)
 
 
-def initialise(model, x, weights, algorithm, starts, key, plan: Plan):
+def initialise(model: Any, x: Any, weights: jax.Array, algorithm: Any, starts: Any, key: jax.Array, plan: Plan) -> Any:
     """(problem, state) of fits from `starts` [r, ...], in the data's units, or from those that the plan makes."""
     problem, state = _initialise(model, x, weights, algorithm, starts, key, plan)
     return problem.of_rows(x, weights), state
@@ -81,7 +81,17 @@ def _initialise(model, x, weights, algorithm, starts, key, plan: Plan):
 _known: set = set()
 
 
-def compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan) -> tuple[list, list]:
+def compile_ahead(
+    model: Any,
+    x: Any,
+    weights: jax.Array,
+    algorithm: Any,
+    tol: Any,
+    max_steps: Any,
+    starts: Any,
+    key: jax.Array,
+    plan: Plan,
+) -> tuple[list, list]:
     """Futures of the programs of a fit that is the first of its kind: of `initialise`, and of those after it.
 
     Tracing is Python's and takes one thread, compiling is not: each is compiled while the next is traced.
@@ -169,7 +179,7 @@ def _on_devices(function, placement: Placement, problem, *states):
     return placement.each(function, (specs, *(placement.of_fits for _ in states)), placement.of_fits)(problem, *states)
 
 
-def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
+def work_of_state(problem: Any, algorithm: Any, state: Any, *rest: Any, **named: Any) -> Work:
     """How much an iteration of all fits is."""
     if not problem.model.additive:
         return Work(size(problem.x), size(state.fits.params))
@@ -178,7 +188,15 @@ def work_of_state(problem, algorithm, state, *rest, **named) -> Work:
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
-def iterate(problem, algorithm, state: State, tol, max_steps, at_most=None, placement=None) -> State:
+def iterate(
+    problem: Problem,
+    algorithm: Any,
+    state: State,
+    tol: Any,
+    max_steps: Any,
+    at_most: Any = None,
+    placement: Placement | None = None,
+) -> State:
     """Go on until every fit has ended, or for `at_most` iterations."""
 
     def resume(problem, state):
@@ -196,14 +214,14 @@ def iterate(problem, algorithm, state: State, tol, max_steps, at_most=None, plac
     return _on_devices(lambda p, s: _packed(resume(p, _unpacked(s))), placement, problem, state)
 
 
-def has_centred_form(problem, state) -> bool:
+def has_centred_form(problem: Problem, state: Any) -> bool:
     """Whether the model has a form for ill-conditioned params at all in this dtype."""
     first = jax.tree.map(lambda leaf: leaf[0], state.lanes.params)
     return problem.model.ill_conditioned(first) is not None
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
-def resume(problem, algorithm, state: State, pending, placement=None) -> State:
+def resume(problem: Problem, algorithm: Any, state: State, pending: Any, placement: Placement | None = None) -> State:
     """The state in which the fits that `pending` [r] says go on from where they are."""
 
     def begin(problem, state, pending):
@@ -217,7 +235,7 @@ def resume(problem, algorithm, state: State, pending, placement=None) -> State:
 
 
 @jax.jit
-def screen(state: State, keep):
+def screen(state: State, keep: Any) -> Any:
     """(state, which fits [r] go on): the best share `keep` of those that have been stopped; the others are SCREENED."""
     stopped = state.fits.status == Status.MAX_STEPS
     score = jnp.where(stopped, state.fits.objective, -jnp.inf)
@@ -228,7 +246,7 @@ def screen(state: State, keep):
 
 
 @partial(jax.jit, static_argnames="placement")
-def stop(state: State, placement=None):
+def stop(state: State, placement: Placement | None = None) -> Any:
     """What there is of every fit; those under way are INTERRUPTED."""
     if placement is None:
         return loop.interrupted(state)
@@ -236,7 +254,9 @@ def stop(state: State, placement=None):
     return placement.each(lambda state: loop.interrupted(_unpacked(state)), (spec,), spec)(state)
 
 
-def centred_problem(problem: Problem, x, weights, state: State, placement: Placement | None = None) -> Problem:
+def centred_problem(
+    problem: Problem, x: Any, weights: jax.Array, state: State, placement: Placement | None = None
+) -> Problem:
     """The problem in the centred form. Nothing is stored for it: an iteration prepares its own chunks."""
     n_devices = 1 if placement is None else placement.mesh.shape[placement.rows]
     here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // n_devices, *leaf.shape[1:]), leaf.dtype), x)
@@ -250,7 +270,9 @@ def _work_of_verdict(model, problem, weights, fits, history, plan, n_lanes):
 
 
 @partial(Program, work=_work_of_verdict, static_argnames=("plan", "n_lanes"))
-def finish(model, problem, weights, fits, history, plan: Plan, n_lanes: int) -> Result:
+def finish(
+    model: Any, problem: Problem, weights: jax.Array, fits: Any, history: Any, plan: Plan, n_lanes: int
+) -> Result:
     """Fits in the data's units, each with its verdict."""
     placement = plan.placement
     verdict = partial(_verdict, n_lanes=n_lanes)
@@ -293,14 +315,25 @@ def _verdict(problem, fits, n_lanes):
     return named(fits.status, fits.objective, any_of(degenerate), any_of(empty)), degenerate
 
 
-def named(status, objective, degenerate, empty):
+def named(status: Any, objective: Any, degenerate: Any, empty: Any) -> Any:
     """The loop's status, or what is to be said first."""
     status = jnp.where((status == Status.CONVERGED) & empty, Status.EMPTY, status)
     return jnp.where(jnp.isfinite(objective) & degenerate, Status.DEGENERATE, status).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnames=("plan", "differentiable"))
-def solve(model, x, weights, algorithm, tol, max_steps, starts, key, plan: Plan, differentiable: bool) -> Result:
+def solve(
+    model: Any,
+    x: Any,
+    weights: jax.Array,
+    algorithm: Any,
+    tol: Any,
+    max_steps: Any,
+    starts: Any,
+    key: jax.Array,
+    plan: Plan,
+    differentiable: bool,
+) -> Result:
     """The whole fit in one program, for use under a trace; differentiable: with implicit derivatives."""
     frozen, fixed_x, fixed_weights = jax.lax.stop_gradient((model, x, weights))
     problem, state = initialise(frozen, fixed_x, fixed_weights, algorithm, jax.lax.stop_gradient(starts), key, plan)

@@ -62,7 +62,7 @@ class Result(NamedTuple):
     degenerate: jax.Array
 
     @property
-    def converged(self):
+    def converged(self) -> Any:
         return self.status == Status.CONVERGED
 
     @property

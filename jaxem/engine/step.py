@@ -1,5 +1,6 @@
 """One step of one fit: propose params, evaluate the data there, and judge. The stopping rule is here."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Lane(NamedTuple):
     n_halvings: jax.Array
 
 
-def resolution(objective, total_weight):
+def resolution(objective: Any, total_weight: Any) -> Any:
     """The smallest gain per unit of weight that the dtype can tell from none."""
     return 0.5 * jnp.finfo(objective.dtype).eps * (1 + jnp.abs(objective / total_weight))
 
@@ -55,12 +56,12 @@ def _promises(expected, asked, resolved):
     return (expected > asked) & (expected <= NOISE * resolved)
 
 
-def rounding(objective, total_weight):
+def rounding(objective: Any, total_weight: Any) -> Any:
     """The largest fall per unit of weight that rounding explains."""
     return jnp.finfo(objective.dtype).eps ** 0.75 * (1 + jnp.abs(objective / total_weight))
 
 
-def advance(problem, algorithm, lanes: Lane, fresh, tol, max_steps, flag_ill):
+def advance(problem: Any, algorithm: Any, lanes: Lane, fresh: Any, tol: Any, max_steps: Any, flag_ill: Any) -> Any:
     """One iteration of every lane: propose, look at the data, judge. Returns (lanes, objectives looked at), [l]."""
     proposals = jax.vmap(partial(propose, problem, algorithm))(lanes)
     seen, log_lik = each(partial(algorithm.evaluate, problem))(proposals.params, proposals.memory)
@@ -69,7 +70,7 @@ def advance(problem, algorithm, lanes: Lane, fresh, tol, max_steps, flag_ill):
     return verdict(lanes, proposals, seen, log_lik, expected, fresh)
 
 
-def each(function):
+def each(function: Callable) -> Any:
     """`jax.vmap`, without it where there is one lane only."""
 
     def of_lanes(*trees):
@@ -80,21 +81,23 @@ def each(function):
     return of_lanes
 
 
-def propose(problem, algorithm, lane: Lane) -> Proposal:
+def propose(problem: Any, algorithm: Any, lane: Lane) -> Proposal:
     """Where a lane looks next: at what is given (a start, a halved step), else where the algorithm says."""
     return choose(
         lane.given, Proposal(lane.trial, lane.memory, True), algorithm.propose(problem, lane.params, lane.memory)
     )
 
 
-def gained(problem, lane, trial, log_lik):
+def gained(problem: Any, lane: Lane, trial: Any, log_lik: jax.Array) -> Any:
     """(objective at a trial, its gain per unit of weight, the smallest gain that the dtype can tell from none)."""
     objective = log_lik + problem.model.log_prior(trial)
     total = problem.total_weight.astype(objective.dtype)
     return objective, (objective - lane.objective) / total, resolution(objective, total)
 
 
-def expected_gain(problem, algorithm, lanes: Lane, proposals: Proposal, seen, log_lik, tol):
+def expected_gain(
+    problem: Any, algorithm: Any, lanes: Lane, proposals: Proposal, seen: Any, log_lik: jax.Array, tol: Any
+) -> Any:
     """What the algorithm expects of the next step of every lane [l]; inf where no lane needs to be told."""
 
     def tell():
@@ -109,7 +112,19 @@ def expected_gain(problem, algorithm, lanes: Lane, proposals: Proposal, seen, lo
     return lax.cond(needed.any(), lambda: tell().astype(gain.dtype), lambda: jnp.full_like(gain, jnp.inf))
 
 
-def judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, tol, max_steps, flag_ill):
+def judge(
+    problem: Any,
+    algorithm: Any,
+    lane: Lane,
+    proposal: Any,
+    seen: Any,
+    log_lik: jax.Array,
+    expected: Any,
+    fresh: Any,
+    tol: Any,
+    max_steps: Any,
+    flag_ill: Any,
+) -> Any:
     """Accept what was looked at or undo it, and say whether the fit is over."""
     model, trial, plain = problem.model, proposal.params, proposal.plain
     objective, gain, resolved = gained(problem, lane, trial, log_lik)
@@ -155,13 +170,13 @@ def judge(problem, algorithm, lane, proposal, seen, log_lik, expected, fresh, to
     return advanced, jnp.where(finite, objective, jnp.nan)
 
 
-def halve(model, lane: Lane) -> Lane:
+def halve(model: Any, lane: Lane) -> Lane:
     """Go back half-way to the incumbent, in unconstrained coordinates."""
     ends = unconstrain(model, lane.params), unconstrain(model, lane.trial)
     middle = constrain(model, jax.tree.map(lambda a, b: 0.5 * (a + b), *ends))
     return lane._replace(trial=middle, given=jnp.ones_like(lane.given), status=jnp.full_like(lane.status, RUNNING))
 
 
-def all_finite(tree):
+def all_finite(tree: Any) -> Any:
     """Whether (a traced bool) every number of a tree is finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -44,36 +44,36 @@ class Bernoulli(ExponentialFamily):
     excludes = True
 
     @property
-    def independent_columns(self):
+    def independent_columns(self) -> bool:
         return True
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return jnp.concatenate([x, 1 - x])
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return log_or_impossible(jnp.concatenate([params.prob, 1 - params.prob]))
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return jnp.zeros((), params.prob.dtype)
 
-    def from_moments(self, moments) -> BernoulliParams:
+    def from_moments(self, moments: Any) -> BernoulliParams:
         ones, zeros = jnp.split(moments, 2)
         return BernoulliParams(ones / (ones + zeros))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return jnp.concatenate([params.prob, 1 - params.prob])
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return params.prob
 
     def constraints(self) -> BernoulliParams:
         return BernoulliParams(UnitInterval())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """The rows themselves: scaled columns would let a rare 1 decide."""
         return x
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return (uniform < params.prob).astype(params.prob.dtype)

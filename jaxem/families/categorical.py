@@ -1,6 +1,7 @@
 """Vectors of unordered categories, independent given the component: latent class analysis."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +32,11 @@ class PaddedSimplex(Simplex):
     The coordinates [..., sum(sizes - 1)] are log-odds against the last category of each item.
     """
 
-    sizes: tuple = ()
+    sizes: tuple[Any, ...] = ()
 
     event_ndim = 2
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         width = max(self.sizes)
         index = np.full((len(self.sizes), width), free.shape[-1] + 1)
         for j, (size, end) in enumerate(
@@ -46,15 +47,15 @@ class PaddedSimplex(Simplex):
         ends = jnp.broadcast_to(jnp.array([0.0, -jnp.inf], free.dtype), (*free.shape[:-1], 2))
         return jax.nn.softmax(jnp.concatenate([free, ends], -1)[..., index], -1)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         logs = jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
         odds = [logs[..., j, : size - 1] - logs[..., j, size - 1 : size] for j, size in enumerate(self.sizes)]
         return jnp.concatenate(odds, -1)
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape[:-2])) * sum(size - 1 for size in self.sizes)
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         beyond = np.arange(value.shape[-1]) >= np.asarray(self.sizes)[:, None]
         return super().violation(value) or ("is not 0 beyond an item's categories" if (value * beyond).any() else None)
 
@@ -83,11 +84,11 @@ class Categorical(ExponentialFamily):
         ((2, 2, 3), -4.159)
     """
 
-    n_categories: int | tuple = static()
+    n_categories: int | Sequence[int] = static()
     scalar: bool = static(default=False)
     excludes = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.n_categories, (list, np.ndarray)):
             object.__setattr__(self, "n_categories", tuple(int(size) for size in self.n_categories))
         sizes = self.n_categories if isinstance(self.n_categories, tuple) else (self.n_categories,)
@@ -96,56 +97,56 @@ class Categorical(ExponentialFamily):
             raise ValueError(f"n_categories: expected one whole number above 0, or one per item; got {sizes!r}")
 
     @property
-    def support(self):
+    def support(self) -> Any:
         sizes = np.asarray(self.n_categories)
         limit = f"{self.width - 1}" if sizes.ndim == 0 else f"{(sizes - 1).tolist()} (by column)"
         codes = Values(f"categories coded from 0 to {limit}", lambda x: (x >= 0) & (x < sizes) & (x == np.floor(x)))
         return Numbers(codes) if self.scalar else Vectors(codes)
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         return CategoricalParams(("k", 1 if self.scalar else "d", self.width))
 
     @property
     def width(self) -> int:
         """The number of categories of the largest item."""
-        return max(self.n_categories) if isinstance(self.n_categories, tuple) else self.n_categories
+        return self.n_categories if isinstance(self.n_categories, int) else max(self.n_categories)
 
     @property
-    def independent_columns(self):
+    def independent_columns(self) -> bool:
         return True
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return jax.nn.one_hot(jnp.atleast_1d(x).astype(jnp.int32), self.width, dtype=x.dtype).ravel()
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return log_or_impossible(params.prob.ravel())
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return jnp.zeros((), params.prob.dtype)
 
-    def from_moments(self, moments) -> CategoricalParams:
+    def from_moments(self, moments: Any) -> CategoricalParams:
         share = moments.reshape(-1, self.width)
         return CategoricalParams(share / share.sum(-1, keepdims=True))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return params.prob.ravel()
 
     def constraints(self) -> CategoricalParams:
         sizes = self.n_categories
         return CategoricalParams(PaddedSimplex(sizes) if isinstance(sizes, tuple) else Simplex())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """One-hot items [n, d c]: the distance of two rows tells in how many items they differ."""
         return jax.vmap(self.features)(x)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d], or [n, k] if scalar."""
         logits = jnp.log(params.prob)
         codes = jax.random.categorical(key, logits, shape=(n, *logits.shape[:-1])).astype(params.prob.dtype)
         return codes[..., 0] if self.scalar else codes
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self.support.check_shape(x)
         d = 1 if self.scalar else x.shape[1]
         if isinstance(self.n_categories, tuple) and len(self.n_categories) != d:

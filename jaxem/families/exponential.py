@@ -41,38 +41,38 @@ class Exponential(ScaleFamily):
     param_shapes = ExponentialParams(("k",))
     roles = ExponentialParams(RATE)
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return x[None]
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return -params.rate[None]
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return -jnp.log(params.rate)
 
-    def from_moments(self, moments) -> ExponentialParams:
+    def from_moments(self, moments: Any) -> ExponentialParams:
         # A component of zeros only would have an infinite rate; the mean of the data is 1 in these
         # units.
         return ExponentialParams(1 / jnp.maximum(moments[0], jnp.finfo(moments.dtype).tiny * 4))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return 1 / params.rate[None]
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return 1 / params.rate
 
     def constraints(self) -> ExponentialParams:
         return ExponentialParams(Positive())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """Cube roots, which are close to normal (Wilson and Hilferty 1931)."""
         return super().embed(jnp.cbrt(x), weights)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         """Whether a component lies on zeros only: its density there grows without bound."""
         return ~(params.rate * jnp.finfo(params.rate.dtype).eps ** 2 < 1)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n times of every component, [n, k]."""
         draws = jax.random.exponential(key, (n, *params.rate.shape), params.rate.dtype)
         return draws / params.rate

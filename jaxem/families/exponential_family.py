@@ -73,32 +73,32 @@ class ExponentialFamily(Conjugate, Family):
     #: Whether rows may be impossible: their log_prob is then -inf, and nothing is NaN.
     excludes = False
 
-    def features(self, x) -> jax.Array:
+    def features(self, x: Any) -> jax.Array:
         """The sufficient statistics T(x) [f] of one row."""
         raise NotImplementedError(f"{type(self).__name__}.features")
 
-    def natural(self, params) -> jax.Array:
+    def natural(self, params: Any) -> jax.Array:
         """The natural parameters eta [f] of one component."""
         raise NotImplementedError(f"{type(self).__name__}.natural")
 
-    def log_normalizer(self, params) -> jax.Array:
+    def log_normalizer(self, params: Any) -> jax.Array:
         """The log-partition A of one component, in nats."""
         raise NotImplementedError(f"{type(self).__name__}.log_normalizer")
 
-    def from_moments(self, moments) -> Any:
+    def from_moments(self, moments: Any) -> Any:
         """The params of the component whose expected T is `moments` [f]."""
         raise NotImplementedError(f"{type(self).__name__}.from_moments")
 
-    def moments(self, params) -> jax.Array:
+    def moments(self, params: Any) -> jax.Array:
         """The expected T [f] of one component: the inverse of `from_moments`. Optional."""
         raise NotProvidedError(self, "moments")
 
-    def log_base(self, x) -> jax.Array:
+    def log_base(self, x: Any) -> jax.Array:
         """log h(x) of one row, in nats. Optional: h is 1 where it is not written."""
         raise NotImplementedError(f"{type(self).__name__}.log_base")
 
     @property
-    def withholds(self):
+    def withholds(self) -> Any:
         """A conjugate prior, unless the family writes `moments` (or `pseudo_statistics` itself)."""
         own, base = type(self), ExponentialFamily
         written = own.moments is not base.moments or own.pseudo_statistics is not base.pseudo_statistics
@@ -110,7 +110,7 @@ class ExponentialFamily(Conjugate, Family):
     def _has_base(self):
         return type(self).log_base is not ExponentialFamily.log_base
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, Features):
             return x
         x = jax.tree.map(jnp.asarray, x)
@@ -121,7 +121,7 @@ class ExponentialFamily(Conjugate, Family):
         base = jax.vmap(self.log_base)(x)[None].astype(values.dtype)
         return Features(own, base if weights is None else base @ weights)
 
-    def coefficients(self, params):
+    def coefficients(self, params: Any) -> tuple[Any, Any]:
         """Coefficients of the own features [k, f + 1], constant first, and of the common ones [g]."""
 
         def one(component):
@@ -130,15 +130,15 @@ class ExponentialFamily(Conjugate, Family):
         own = jax.vmap(one)(params)
         return own, jnp.ones(int(self._has_base), own.dtype)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         return EStep(None, self._log_prob(*self.coefficients(params), self.prepare(x)))
 
-    def weighted_e_step(self, params, log_weights, x):
+    def weighted_e_step(self, params: Any, log_weights: Any, x: Any) -> Any:
         if type(self).e_step is not ExponentialFamily.e_step:
             return super().weighted_e_step(params, log_weights, x)
         return self.product_e_step(params, log_weights, self.prepare(x))
 
-    def product_e_step(self, params, log_weights, features: Features):
+    def product_e_step(self, params: Any, log_weights: Any, features: Features) -> Any:
         """`weighted_e_step` with the weights in each component's constant: no extra pass."""
         own, common = self.coefficients(params)
         own = jnp.concatenate([own[:, :1] + log_weights[:, None], own[:, 1:]], 1)
@@ -152,7 +152,7 @@ class ExponentialFamily(Conjugate, Family):
             log_prob = jnp.where(log_prob < 0.5 * IMPOSSIBLE, -jnp.inf, log_prob)
         return log_prob.T
 
-    def sufficient_statistics(self, resp, x, weights) -> Any:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         features = self.prepare(x)
         sums = weighted_sums(features.own, weights)
         common = features.common
@@ -160,27 +160,27 @@ class ExponentialFamily(Conjugate, Family):
             common = jnp.dot(common, weights.sum(-1), precision=PRECISION)
         return Moments(sums[:, 0], sums[:, 1:], common)
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         if not hasattr(stats, "common") or not stats.common.size:
             return 0.0
         return self.coefficients(params)[1] @ stats.common
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         mean, alive = component_means(stats)
         new = jax.vmap(self.from_moments)(mean)
         return new if params is None else self.keep_where(alive, new, params)
 
-    def pseudo_statistics(self, params, strength, units=None) -> Any:
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         moments = jax.vmap(self.moments)(params)
         rows = jnp.broadcast_to(jnp.asarray(jax.tree.leaves(strength)[0], moments.dtype), moments.shape[:1])
         return Moments(rows, rows[:, None] * moments, jnp.zeros(int(self._has_base), moments.dtype))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return expected_logits(*self.coefficients(params), stats)
 
 
 @jax.custom_jvp
-def weighted_sums(features, weights):
+def weighted_sums(features: Any, weights: jax.Array) -> Any:
     """The sums over rows, [k, f], of features [f, n] with weights [n, k]."""
     return _features_first(features, weights)
 
@@ -214,19 +214,19 @@ def _(size, batched, features, weights):
     return jax.vmap(_weights_first, axes)(features, weights), True
 
 
-def expected_logits(own, common, stats):
+def expected_logits(own: Any, common: Any, stats: Any) -> Any:
     """Q, total in nats, from the coefficients of the features and their expected sums."""
     return (own * jnp.concatenate([stats.count[:, None], stats.total], 1)).sum() + common @ stats.common
 
 
-def log_or_impossible(prob):
+def log_or_impossible(prob: Any) -> Any:
     """The log of a probability or rate, with `IMPOSSIBLE` (and the derivative 0) for 0."""
     # Numbers below tiny may be flushed to 0 by the hardware.
     positive = prob >= jnp.finfo(prob.dtype).tiny
     return jnp.where(positive, jnp.log(jnp.where(positive, prob, 1)), IMPOSSIBLE)
 
 
-def component_means(stats):
+def component_means(stats: Any) -> Any:
     """(the mean of T of each component [k, f], which components hold any weight [k]).
 
     An empty component gets the mean over all rows.

@@ -69,11 +69,11 @@ class FactorAnalyzer(Family):
     support = Vectors()
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         noise = {"diag": ("k", "d"), "tied": ("d",), "spherical": ("k",)}[self.noise]
         return FactorParams(("k", "d"), ("k", "d", self.n_factors), noise)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.noise not in ("diag", "tied", "spherical"):
             raise ValueError(f"noise: expected 'diag', 'tied' or 'spherical'; got {self.noise!r}")
         if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int) or self.n_factors < 1:
@@ -84,35 +84,35 @@ class FactorAnalyzer(Family):
         """The normal family that has the same density."""
         return Gaussian("full", 0.0)
 
-    def component_axes(self):
+    def component_axes(self) -> Any:
         return FactorParams(0, 0, None if self.noise == "tied" else 0)
 
     def constraints(self) -> FactorParams:
         return FactorParams(Real(), Loadings(), Positive())
 
-    def covariance(self, params):
+    def covariance(self, params: Any) -> Any:
         """The covariances W W^T + noise, [k, d, d]."""
         eye = jnp.eye(params.mean.shape[-1], dtype=params.mean.dtype)
         noise = params.noise[..., None] if self.noise == "spherical" else params.noise
         return params.loadings @ jnp.swapaxes(params.loadings, -1, -2) + noise[..., None, :] * eye
 
-    def as_gaussian(self, params) -> GaussianParams:
+    def as_gaussian(self, params: Any) -> GaussianParams:
         """The params of `gaussian` that give the same density."""
         return GaussianParams(params.mean, self.covariance(params))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> Any:
         return self.gaussian.e_step(self.as_gaussian(params), x)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.gaussian.prepare(x, weights, centred)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         return self.gaussian.sufficient_statistics(resp, x, weights)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return self.gaussian.expected_log_joint(self.as_gaussian(params), stats)
 
-    def maximize(self, stats, params=None) -> FactorParams:
+    def maximize(self, stats: Any, params: Any = None) -> FactorParams:
         old = None if params is None else self.as_gaussian(params)
         mean, scatter = self.gaussian.maximize(stats, old)
         if self.noise == "spherical":
@@ -169,26 +169,26 @@ class FactorAnalyzer(Family):
 
     # --- units: columns are scaled and not mixed, since the noise of each is its own --------------
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return x
 
-    def units(self, x, weights=None) -> AffineUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> AffineUnits:
         return AffineUnits(standardize(x, weights, "spherical" if self.noise == "spherical" else "diag"), ROLES)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         affine = host_origin(rows_or_means(x, params))
         return Identity() if affine is None else AffineUnits(affine, ROLES)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return self.gaussian.ill_conditioned(self.as_gaussian(params))
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         return self.gaussian.degenerate(self.as_gaussian(params), n_points)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         return self.gaussian.sample(self.as_gaussian(params), key, n)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         super().check(x, params)
         if self.n_factors >= x.shape[1]:
             raise ValueError(f"n_factors: expected fewer than the {x.shape[1]} columns of x; got {self.n_factors}")

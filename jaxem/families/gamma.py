@@ -52,42 +52,42 @@ class Gamma(ScaleFamily):
     param_shapes = GammaParams(("k",), ("k",))
     roles = GammaParams(UNITLESS, RATE)
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return jnp.stack([x, jnp.log(x)])
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return jnp.stack([-params.rate, params.shape])
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return gammaln(params.shape) - params.shape * jnp.log(params.rate)
 
-    def log_base(self, x):
+    def log_base(self, x: Any) -> Any:
         return -jnp.log(x)
 
-    def from_moments(self, moments) -> GammaParams:
+    def from_moments(self, moments: Any) -> GammaParams:
         mean, mean_log = moments
         gap = jnp.maximum(jnp.log(mean) - mean_log, SMALLEST_GAP[moments.dtype.itemsize])
         shape = solve_gamma_shape(gap)
         return GammaParams(shape, shape / mean)
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return jnp.stack([params.shape / params.rate, digamma(params.shape) - jnp.log(params.rate)])
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return params.shape / params.rate
 
     def constraints(self) -> GammaParams:
         return GammaParams(Positive(), Positive())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return super().embed(jnp.log(x), weights)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         # 1 / shape is the variance of log x in a tight component, and (x / mean)'s in any.
         smallest = 2 * SMALLEST_GAP[params.shape.dtype.itemsize]
         return collapsed(jnp.log(params.shape / params.rate), 1 / params.shape, n_points, smallest)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n numbers of every component, [n, k]."""
         draws = jax.random.loggamma(key, params.shape, (n, *params.shape.shape), params.shape.dtype)
         return jnp.exp(draws - jnp.log(params.rate))

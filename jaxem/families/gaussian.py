@@ -85,10 +85,10 @@ class Residuals(Posterior):
 
     y: Any
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         return jnp.zeros(self.y.shape[1::-1], self.y.dtype)
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         return self.entropy()
 
 
@@ -140,7 +140,7 @@ class Gaussian(ExponentialFamily):
 
     support = Vectors()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.covariance, str) or self.covariance not in STRUCTURES:
             raise ValueError(f"covariance: expected one of {', '.join(STRUCTURES)}; got {self.covariance!r}")
         _check_floor(self.floor)
@@ -161,10 +161,10 @@ class Gaussian(ExponentialFamily):
         return STRUCTURES[self.covariance][1]
 
     @property
-    def independent_columns(self):
+    def independent_columns(self) -> bool:
         return self.structure.independent_columns
 
-    def component_axes(self):
+    def component_axes(self) -> tuple[Any, Any]:
         return GaussianParams(0, None if self.shared else 0)
 
     def constraints(self) -> GaussianParams:
@@ -173,7 +173,7 @@ class Gaussian(ExponentialFamily):
 
     # --- features ---------------------------------------------------------------------------------
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, (Features, Centred)):
             return x
         if centred:
@@ -185,11 +185,11 @@ class Gaussian(ExponentialFamily):
             return Features(jnp.concatenate([linear, quadratic]), quadratic[:0])
         return Features(linear, quadratic if weights is None else quadratic @ weights)
 
-    def half_log_det(self, params):
+    def half_log_det(self, params: Any) -> Any:
         """Half the log determinant of every covariance, [k], or [] where it is shared."""
         return self.structure.half_log_det(params.cov, params.mean.shape[-1])
 
-    def coefficients(self, params):
+    def coefficients(self, params: Any) -> tuple[Any, Any]:
         mean, d = params.mean, params.mean.shape[-1]
         linear, quadratic = self.structure.natural(mean, params.cov)
         constant = -0.5 * (d * LOG_2PI + (mean * linear).sum(-1)) - self.half_log_det(params)
@@ -200,7 +200,7 @@ class Gaussian(ExponentialFamily):
 
     # --- E-step -----------------------------------------------------------------------------------
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         if isinstance(x, Features):
             return super().e_step(params, x)
         if isinstance(x, Centred):
@@ -215,7 +215,7 @@ class Gaussian(ExponentialFamily):
         # One component at a time: rows of raw data never become an n x k x d array.
         return EStep(None, lax.map(one, (params.mean, self._factors(params))).T)
 
-    def weighted_e_step(self, params, log_weights, x):
+    def weighted_e_step(self, params: Any, log_weights: Any, x: Any) -> Any:
         step = self.product_e_step if isinstance(x, Features) else super().weighted_e_step
         return step(params, log_weights, x)
 
@@ -237,7 +237,7 @@ class Gaussian(ExponentialFamily):
 
     # --- M-step -----------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights) -> Any:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         if not isinstance(x, Centred):
             moments = super().sufficient_statistics(resp, x, weights)
             return GaussianMoments(moments.count, moments.total, moments.common, moments.count)
@@ -246,7 +246,7 @@ class Gaussian(ExponentialFamily):
         count = weights.sum(0)
         return CentredMoments(count, weighted.sum(1), self.structure.scatters(y, weighted), count)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         if isinstance(stats, CentredMoments):
             raise NotProvidedError(
                 self, "expected_log_joint", "centred moments are relative to the params of the E-step"
@@ -258,7 +258,7 @@ class Gaussian(ExponentialFamily):
         constant = own[:, 0] + 0.5 * (params.mean * linear).sum(-1)
         return expected_logits(own, common, stats) + ((stats.rows - stats.count) * constant).sum()
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         """The pseudo-statistics of a normal-inverse-Wishart prior.
 
         They are `strength.mean` rows for the means and `strength.cov` rows for the covariances.
@@ -274,7 +274,7 @@ class Gaussian(ExponentialFamily):
             return GaussianMoments(of_mean, linear, quadratic.sum(0), of_cov)
         return GaussianMoments(of_mean, jnp.concatenate([linear, quadratic], 1), quadratic[0, :0], of_cov)
 
-    def maximize(self, stats, params=None) -> GaussianParams:
+    def maximize(self, stats: Any, params: Any = None) -> GaussianParams:
         if isinstance(stats, CentredMoments):
             return self._maximize_centred(stats, params)
         structure = self.structure
@@ -326,7 +326,7 @@ class Gaussian(ExponentialFamily):
 
     # --- conditioning -----------------------------------------------------------------------------
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         """True where the norm of a precision, times the data's covariance, is over the limit.
 
         In standard units the data's covariance is I.
@@ -336,7 +336,7 @@ class Gaussian(ExponentialFamily):
         amplification = self.structure.precision_norm(params.cov, params.mean.shape[-1])
         return ~(amplification < AMPLIFICATION_LIMIT).all()
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         """A component that fits a few rows or a lower-dimensional set: params in standard units, n_points [k].
 
         Its smallest eigenvalue e (of the data's own, which is 1) is compared with how many rows
@@ -360,16 +360,16 @@ class Gaussian(ExponentialFamily):
 
     # --- starts, units, sampling, checks ----------------------------------------------------------
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return params.mean
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return x
 
-    def units(self, x, weights=None) -> AffineUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> AffineUnits:
         return AffineUnits(standardize(x, weights, self.structure.metric), ROLES)
 
-    def refined(self, params, z, weights) -> GaussianParams:
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> GaussianParams:
         """Params from moments about the means just found.
 
         It takes one component at a time, so that no n x k x d array is stored.
@@ -383,7 +383,7 @@ class Gaussian(ExponentialFamily):
         moments = CentredMoments(*lax.map(one, (params.mean, weights.T)))
         return self._maximize_centred(moments, GaussianParams(params.mean, self.structure.identity(params.cov)))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         affine = host_origin(rows_or_means(x, params), self._overall_cov(params))
         return Identity() if affine is None else AffineUnits(affine, ROLES)
 
@@ -396,17 +396,17 @@ class Gaussian(ExponentialFamily):
         within = np.asarray(params.cov, np.float64)
         return spread + (within if self.shared else within.mean(0))
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
         return params.mean + self.structure.colour(params.cov, noise)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         super().check(x, params)
         if params is not None:
             self._check_params(x.shape[1], params)
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         if not is_traced(x):
             check_spread(x, None if is_traced(weights) else weights, self.structure.metric, dtype)
 
@@ -420,6 +420,6 @@ class Gaussian(ExponentialFamily):
             raise ValueError(f"start: cov has shape {cov}, expected {want} for covariance={self.covariance!r}")
 
 
-def rows_or_means(x, params):
+def rows_or_means(x: Any, params: Any) -> Any:
     """Rows on the host, or where there are none the means of the params."""
     return np.asarray(params.mean, np.float64) if x is None else x

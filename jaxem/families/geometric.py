@@ -41,34 +41,34 @@ class Geometric(ExponentialFamily):
     param_shapes = GeometricParams(("k",))
     excludes = True
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return x[None]
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         # log(1 - prob) keeps its digits where prob is small; at prob = 1 only zeros are possible.
         stops = params.prob >= 1
         return jnp.where(stops, log_or_impossible(1 - params.prob), jnp.log1p(-jnp.where(stops, 0, params.prob)))[None]
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return -log_or_impossible(params.prob)
 
-    def from_moments(self, moments) -> GeometricParams:
+    def from_moments(self, moments: Any) -> GeometricParams:
         return GeometricParams(1 / (1 + moments[0]))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return ((1 - params.prob) / params.prob)[None]
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return (1 - params.prob) / params.prob
 
     def constraints(self) -> GeometricParams:
         return GeometricParams(UnitInterval())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """arsinh of the square root, which has about equal variances everywhere."""
         return super().embed(jnp.arcsinh(jnp.sqrt(x)), weights)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n counts of every component, [n, k]."""
         uniform = jax.random.uniform(key, (n, *params.prob.shape), params.prob.dtype)
         return jnp.floor(jnp.log1p(-uniform) / jnp.log1p(-params.prob))

@@ -66,12 +66,12 @@ class UniformHull(Family):
     support = Vectors()
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         own = (self.normals, self.offsets, self.log_size, self.simplices)
         return HullParams(*(("k", *np.shape(leaf)) for leaf in own))
 
     @classmethod
-    def around(cls, x) -> "UniformHull":
+    def around(cls, x: Any) -> "UniformHull":
         """The convex hull of the rows of x.
 
         Args:
@@ -100,30 +100,30 @@ class UniformHull(Family):
         leaves = (jnp.asarray(leaf, dtype) for leaf in (self.normals, self.offsets, self.log_size, self.simplices))
         return HullParams(*(jnp.broadcast_to(leaf, (k, *leaf.shape)) for leaf in leaves))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         beyond = jnp.einsum("nd,kfd->nkf", x, params.normals, precision=PRECISION) + params.offsets
         size = jnp.einsum("nd,kfd->nkf", jnp.abs(x), jnp.abs(params.normals)) + jnp.abs(params.offsets)
         inside = (beyond <= ROUNDING * jnp.finfo(x.dtype).eps * size).all(2)
         return EStep(None, jnp.where(inside, -params.log_volume, -jnp.inf))
 
-    def sufficient_statistics(self, resp, x, weights) -> Count:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Count:
         return Count(weights.sum(0))
 
-    def maximize(self, stats, params=None) -> HullParams:
+    def maximize(self, stats: Any, params: Any = None) -> HullParams:
         return self._params(stats.count.shape[0], stats.count.dtype)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return -(stats.count * params.log_volume).sum()
 
     def constraints(self) -> HullParams:
         return HullParams(Fixed(), Fixed(), Fixed(), Fixed())
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d]: a simplex by its volume, then a point in it."""
         keys = jax.random.split(key, len(params.log_volume))
         return jax.vmap(_draw, (0, 0, None), 1)(params.simplices, keys, n)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self.support.check_shape(x)
         if np.shape(self.normals)[1] != x.shape[1]:
             raise ValueError(f"x: the hull has {np.shape(self.normals)[1]} dimensions; got {x.shape[1]} columns")

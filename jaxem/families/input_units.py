@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,19 +22,19 @@ class InputUnits(Units):
     matrix: Any
     inverse: Any
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return (dot(x[0], self.matrix), *x[1:])
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return (dot(z[0], self.inverse), *z[1:])
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return params._replace(coef=dot(params.coef, self.inverse.T))
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return params._replace(coef=dot(params.coef, self.matrix.T))
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         """By the size of the terms of a linear predictor."""
         return self._rounding(params) > VISIBLE
 
@@ -54,41 +55,41 @@ class LinearUnits(InputUnits):
     coef: Any
     scale: Any
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         residual = x[1] - dot(x[0], self.coef)
         offsets = (offset / self.scale for offset in x[2:])
         return (dot(x[0], self.matrix), residual / self.scale, *offsets)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         inputs = dot(z[0], self.inverse)
         offsets = (offset * self.scale for offset in z[2:])
         return (inputs, z[1] * self.scale + dot(inputs, self.coef), *offsets)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         coef = (params.coef - self.coef) / self.scale
         return super().params(params._replace(coef=coef, var=params.var / self.scale**2))
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         params = super().back(params)
         return params._replace(coef=params.coef * self.scale + self.coef, var=params.var * self.scale**2)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return jnp.log(self.scale)
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         """By the size of the terms of a linear predictor, in residual standard deviations."""
         smallest = np.sqrt(np.min(np.asarray(params.var, np.float64), initial=np.inf))
         return self._rounding(params) > VISIBLE * smallest
 
 
-def dot(a, b):
+def dot(a: Any, b: Any) -> Any:
     """a @ b: on the host in NumPy's precision, else in the full precision of the dtype."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a @ b
     return jnp.dot(a, b, precision=PRECISION)
 
 
-def whitening(inputs, weights):
+def whitening(inputs: Any, weights: jax.Array) -> Any:
     """The matrix [p, p] that makes the second moments of inputs [n, p] I; weights [n] sum to 1.
 
     It is found twice, as in a Cholesky QR: the second pass sees the directions that the first lost
@@ -113,7 +114,7 @@ DEPENDENT = 1e-14
 BLOCK_ROWS = 1 << 16
 
 
-def host_input_units(x, linear: bool) -> Units:
+def host_input_units(x: Any, linear: bool) -> Units:
     """`InputUnits` (or `LinearUnits`) in NumPy and float64, in which float32 loses no digits.
 
     `Identity` where nothing is lost: rows of float32 whose inputs are nearly independent, and

@@ -52,30 +52,30 @@ class LinearRegression(Regression):
 
     support = GivenInputs(Numbers())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variance not in ("each", "tied"):
             raise ValueError(f"variance: expected 'each' or 'tied'; got {self.variance!r}")
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         return LinearRegressionParams(("k", "p"), ("k",) if self.variance == "each" else ())
 
-    def component_axes(self):
+    def component_axes(self) -> Any:
         return LinearRegressionParams(0, None if self.variance == "tied" else 0)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         residual = x[1][:, None] - self.predictor(params, x)
         return EStep(None, -0.5 * (jnp.log(2 * np.pi * params.var) + residual**2 / params.var))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         response = x[1][:, None] - offset_of(x)
         return self._sums(x, weights, jnp.ones_like(response), response, response**2)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         squares = stats.rest - 2 * explained(params.coef, stats)
         return -0.5 * (stats.count * jnp.log(2 * np.pi * params.var) + squares / params.var).sum()
 
-    def from_least_squares(self, coef, stats) -> LinearRegressionParams:
+    def from_least_squares(self, coef: Any, stats: Any) -> LinearRegressionParams:
         count = jnp.where(stats.count > 0, stats.count, 1)
         floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
         floor = floor * stats.rest.sum() / stats.count.sum()
@@ -83,13 +83,13 @@ class LinearRegression(Regression):
         var = squares.sum() / stats.count.sum() if self.variance == "tied" else squares / count
         return LinearRegressionParams(coef, jnp.maximum(var, floor))
 
-    def draw(self, params, key, eta, x):
+    def draw(self, params: Any, key: jax.Array, eta: Any, x: Any) -> Any:
         return eta + jnp.sqrt(params.var) * jax.random.normal(key, eta.shape, eta.dtype)
 
     def constraints(self) -> LinearRegressionParams:
         return LinearRegressionParams(Real(), Positive(0.0 if self.floor is None else self.floor))
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         """A line through a few rows, or rows exactly on a line; in units where one regression leaves variance 1."""
         p = params.coef.shape[-1]
         var = jnp.broadcast_to(params.var, n_points.shape)
@@ -98,7 +98,7 @@ class LinearRegression(Regression):
         sliver = (var <= 1e-4) & (var <= 1e-3 * pooled)
         return sliver | (tight & (n_points < 3 * (p + 2))) | (n_points < p + 1.5)
 
-    def units(self, x, weights=None) -> LinearUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> LinearUnits:
         """Units in which the residuals of one regression through all rows have variance 1."""
         weights = jnp.ones(len(x[0]), x[0].dtype) if weights is None else weights
         weights = weights / weights.sum()
@@ -109,5 +109,5 @@ class LinearRegression(Regression):
         scale = jnp.sqrt(weights @ residual**2)
         return LinearUnits(units.matrix, units.inverse, coef, jnp.where(scale > 0, scale, 1))
 
-    def host_units(self, x) -> Units:
+    def host_units(self, x: Any) -> Units:
         return host_input_units(x, linear=True)

@@ -46,39 +46,39 @@ class LogNormal(ScaleFamily):
     param_shapes = LogNormalParams(("k",), ("k",))
     roles = LogNormalParams(LOG_LOCATION, UNITLESS)
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         log = jnp.log(x)
         return jnp.stack([log, log * log])
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return jnp.stack([params.mean, jnp.full_like(params.mean, -0.5)]) / params.var
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return 0.5 * (params.mean**2 / params.var + jnp.log(params.var))
 
-    def log_base(self, x):
+    def log_base(self, x: Any) -> Any:
         return -jnp.log(x) - HALF_LOG_2PI
 
-    def from_moments(self, moments) -> LogNormalParams:
+    def from_moments(self, moments: Any) -> LogNormalParams:
         mean, square = moments
         return LogNormalParams(mean, jnp.maximum(square - mean**2, DEFAULT_FLOOR[moments.dtype.itemsize]))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return jnp.stack([params.mean, params.mean**2 + params.var])
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return jnp.exp(params.mean + 0.5 * params.var)
 
     def constraints(self) -> LogNormalParams:
         return LogNormalParams(Real(), Positive())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return super().embed(jnp.log(x), weights)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         return collapsed(params.mean, params.var, n_points, DEFAULT_FLOOR[params.var.dtype.itemsize])
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n numbers of every component, [n, k]."""
         noise = jax.random.normal(key, (n, *params.mean.shape), params.mean.dtype)
         return jnp.exp(params.mean + jnp.sqrt(params.var) * noise)

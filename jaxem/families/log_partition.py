@@ -26,13 +26,13 @@ class NaturalParams(NamedTuple):
 class Negative(Positive):
     """A negative number: value = -exp(u)."""
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return -super().to_params(free)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         return super().to_free(-value)
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return super().violation(-value) and "is not negative"
 
 
@@ -40,7 +40,7 @@ class Negative(Positive):
 class Columns(Constraint):
     """A constraint for each entry of the last axis."""
 
-    places: tuple
+    places: tuple[Any, ...]
 
     event_ndim = 1
 
@@ -48,16 +48,16 @@ class Columns(Constraint):
         columns = [getattr(place, method)(leaf[..., j]) for j, place in enumerate(self.places)]
         return jnp.stack(columns, -1)
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         return self._each("to_params", free)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         return self._each("to_free", value)
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return sum(place.n_free(shape[:-1]) for place in self.places)
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         found = [(j, place.violation(value[..., j])) for j, place in enumerate(self.places)]
         return next((f"{problem} in entry {j}" for j, problem in found if problem), None)
 
@@ -99,29 +99,29 @@ class LogPartitionFamily(ExponentialFamily):
         [1.0, 10.6]
     """
 
-    domain: tuple = (Real(),)
+    domain: tuple[Any, ...] = (Real(),)
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         return NaturalParams(("k", len(self.domain)))
 
-    def log_partition(self, eta) -> jax.Array:
+    def log_partition(self, eta: Any) -> jax.Array:
         """The log-partition A(eta) of one component, in nats."""
         raise NotImplementedError(f"{type(self).__name__}.log_partition")
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return params.natural
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return self.log_partition(params.natural)
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return jax.grad(self.log_partition)(params.natural)
 
     def constraints(self) -> NaturalParams:
         return NaturalParams(Columns(self.domain))
 
-    def maximize(self, stats, params=None) -> NaturalParams:
+    def maximize(self, stats: Any, params: Any = None) -> NaturalParams:
         mean, alive = component_means(stats)
         start = self.constraints().natural.to_params(jnp.zeros_like(mean)) if params is None else params.natural
         new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self.log_partition, m, eta))(mean, start))
@@ -150,7 +150,7 @@ class _Newton(NamedTuple):
     done: Any
 
 
-def solve_moments(log_partition, mean, start):
+def solve_moments(log_partition: Any, mean: Any, start: Any) -> Any:
     """The eta [f] at which the gradient of log_partition is `mean`, by damped Newton from a valid `start`.
 
     Points where log_partition is not finite are outside its domain; steps are halved until they

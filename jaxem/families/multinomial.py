@@ -49,16 +49,16 @@ class Multinomial(ExponentialFamily):
     param_shapes = MultinomialParams(("k", "d"))
     excludes = True
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return x
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return log_or_impossible(params.prob)
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return jnp.zeros((), params.prob.dtype)
 
-    def log_base(self, x):
+    def log_base(self, x: Any) -> Any:
         """The log of the multinomial coefficient.
 
         The large parts of the factorials cancel before they are rounded.
@@ -67,27 +67,27 @@ class Multinomial(ExponentialFamily):
         large = xlogy(x, total / jnp.where(x > 0, x, 1)).sum()
         return large + log_factorial_rest(total) - log_factorial_rest(x).sum()
 
-    def from_moments(self, moments) -> MultinomialParams:
+    def from_moments(self, moments: Any) -> MultinomialParams:
         total = moments.sum()
         # Rows without any count say nothing about the categories.
         return MultinomialParams(jnp.where(total > 0, moments / jnp.where(total > 0, total, 1), 1 / moments.shape[0]))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return params.prob
 
     def constraints(self) -> MultinomialParams:
         return MultinomialParams(Simplex())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """Square roots of the shares: distances between them are Hellinger distances."""
         total = x.sum(-1, keepdims=True)
         return jnp.sqrt(x / jnp.where(total > 0, total, 1))
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of `trials` draws from every component, [n, k, c]."""
         return self._draw(params, key, jnp.full(n, self.trials, params.prob.dtype))
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Rows with the totals of x from every component, [n, k, c]."""
         return self._draw(params, key, x.sum(-1))
 

@@ -86,7 +86,7 @@ class NegativeBinomial(Family):
     support = Numbers(COUNTS)
     param_shapes = NegativeBinomialParams(("k",), ("k",))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         size, mean, x = params.size, params.mean, x[:, None]
         ways = log_rising(x, size) - gammaln(x + 1)
         log_prob = ways + xlogy(x, mean / (1 + mean / size)) - size * jnp.log1p(mean / size)
@@ -94,18 +94,18 @@ class NegativeBinomial(Family):
         bend = BEND * bend
         return EStep(Quadratic(bend, slope - bend / size, ways - (slope - 0.5 * bend / size) / size), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights) -> CountMoments:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> CountMoments:
         count, total, square = (weights.T @ jnp.stack([jnp.ones_like(x), x, x * x], 1)).T
         resp = Quadratic(*[jnp.zeros_like(weights)] * 3) if resp is None else resp
         return CountMoments(count, total, square, jax.tree.map(lambda leaf: (weights * leaf).sum(0), resp))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         size, mean = params
         bend, slope, rest = stats.quadratic.bend, stats.quadratic.slope, stats.quadratic.rest
         known = xlogy(stats.total, mean / (1 + mean / size)) - stats.count * size * jnp.log1p(mean / size)
         return (rest + (slope + 0.5 * bend / size) / size + known).sum()
 
-    def maximize(self, stats, params=None) -> NegativeBinomialParams:
+    def maximize(self, stats: Any, params: Any = None) -> NegativeBinomialParams:
         alive = alive_components(stats.count)
         count = jnp.where(alive, stats.count, 1)
         mean = stats.total / count
@@ -117,23 +117,23 @@ class NegativeBinomial(Family):
         new = NegativeBinomialParams(jnp.where(known, size, by_moments), mean)
         return new if params is None else self.keep_where(alive, new, params)
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return params.mean
 
     def constraints(self) -> NegativeBinomialParams:
         return NegativeBinomialParams(Positive(), Positive())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return super().embed(jnp.sqrt(x), weights)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n counts of every component, [n, k]."""
         rate_key, count_key = jax.random.split(key)
         rate = jax.random.gamma(rate_key, params.size, (n, *params.size.shape)) * params.mean / params.size
         return jax.random.poisson(count_key, rate).astype(params.mean.dtype)
 
 
-def log_rising(x, size):
+def log_rising(x: Any, size: Any) -> Any:
     """sum_{i < x} log(1 + i / size), without cancellation.
 
     It is log Gamma(x + size) - log Gamma(size) - x log(size).

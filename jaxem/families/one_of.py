@@ -27,7 +27,7 @@ class InUnits(NamedTuple):
     log_volume: Any
 
 
-def in_units(x, n_families: int) -> InUnits:
+def in_units(x: Any, n_families: int) -> InUnits:
     """Rows of the data as `InUnits`, in the same units for every family; `InUnits` as they are."""
     if isinstance(x, InUnits):
         return x
@@ -38,7 +38,7 @@ def in_units(x, n_families: int) -> InUnits:
 class OneOfUnits(SeveralUnits):
     """The units of each family: rows become `InUnits`, which hold the volumes of each family."""
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         rows, before = in_units(x, len(self.each))
         rows = tuple(units.rows(part) for units, part in zip(self.each, rows, strict=True))
         volumes = [jnp.asarray(units.log_volume(), before.dtype) for units in self.each]
@@ -49,7 +49,7 @@ class OneOfUnits(SeveralUnits):
 class OneOfPosterior(Posterior):
     """The posterior of what each family hides, given the component; None if it hides nothing."""
 
-    parts: tuple
+    parts: tuple[Any, ...]
 
 
 class OneOfStats(NamedTuple):
@@ -92,10 +92,10 @@ class OneOf(Several):
         ((2, 2), (1, 2))
     """
 
-    families: tuple
+    families: tuple[Any, ...]
     sizes: tuple = static()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ok = len(self.families) == len(self.sizes) and all(isinstance(size, int) and size > 0 for size in self.sizes)
         if not ok:
             raise ValueError(f"sizes: expected a number of components for each family; got {self.sizes!r}")
@@ -104,7 +104,7 @@ class OneOf(Several):
     def row_ndim(self) -> Any:
         return self.families[0].row_ndim
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         rows, log_volume = self._rows(x)
         steps = [family.e_step(p, part) for family, p, part in self._zip(params, rows)]
         log_prob = [step.log_prob - log_volume[..., j, None] for j, step in enumerate(steps)]
@@ -112,7 +112,7 @@ class OneOf(Several):
         known = any(part is not None for part in latent)
         return EStep(OneOfPosterior(latent) if known else None, jnp.concatenate(log_prob, 1))
 
-    def sufficient_statistics(self, resp, x, weights) -> OneOfStats:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> OneOfStats:
         rows, log_volume = self._rows(x)
         latent = self._latents(resp)
         split = jnp.split(weights, self._cuts(), 1)
@@ -120,16 +120,16 @@ class OneOf(Several):
         held = jnp.stack([part.sum(1) for part in split], 1)  # [n, families]
         return OneOfStats(weights.sum(0), tuple(parts), (held * log_volume).sum())
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         own = [family.expected_log_joint(p, part) for family, p, part in self._zip(params, stats.parts)]
         return sum(own) - stats.log_volume
 
-    def pseudo_statistics(self, params, strength, units=None) -> OneOfStats:
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> OneOfStats:
         parts = self._pseudo_parts(params, strength, units)
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return OneOfStats(jnp.zeros(sum(self.sizes), dtype), parts, jnp.zeros((), dtype))
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         """The components renumbered within their family; an order may not mix families."""
         orders = np.split(np.asarray(order), self._cuts())
         starts = np.concatenate([[0], self._cuts()])
@@ -138,43 +138,43 @@ class OneOf(Several):
             raise NotProvidedError(self, "permute", "components of different families cannot change places")
         return tuple(family.permute(p, part) for family, p, part in self._zip(params, orders))
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.families[0].embed(self._rows(x)[0][0], weights)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         rows, log_volume = self._rows(x)
         # Not the weights: a family holds only its share of them, so no sum over all rows is its
         # own.
         return InUnits(tuple(family.prepare(part, None, centred) for family, part in self._zip(rows)), log_volume)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         split = jnp.split(n_points, self._cuts())
         flags = [jnp.broadcast_to(family.degenerate(p, n), n.shape) for family, p, n in self._zip(params, split)]
         return jnp.concatenate(flags)
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         units = OneOfUnits(tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows)))
         return Identity() if units.is_identity else units
 
-    def refined(self, params, z, weights):
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         split = jnp.split(weights, self._cuts(), 1)
         return tuple(family.refined(p, part, w) for family, p, part, w in self._zip(params, self._rows(z).rows, split))
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         keys = jax.random.split(key, len(self.families))
         draws = [family.sample(p, k, n) for family, p, k in self._zip(params, keys)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *draws)
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         keys = jax.random.split(key, len(self.families))
         draws = [family.sample_like(p, k, x) for family, p, k in self._zip(params, keys)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *draws)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         for j, family in enumerate(self.families):
             family.check(x, None if params is None else params[j])
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         for family in self.families:
             family.check_fit(x, weights, dtype)
 
@@ -211,23 +211,23 @@ class Held(Wrapper, Family):
     model: Any
     params: Any
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, stats.count.dtype), self.params)
 
-    def refined(self, params, z, weights):
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         return params
 
-    def constraints(self):
+    def constraints(self) -> Any:
         places = self.model.constraints()
         return jax.tree.map(Fixed, places, is_leaf=lambda node: isinstance(node, Constraint))
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         return jnp.zeros((), bool)
 
     # The fixed params are in the data's units, and so are the rows.
 
-    def units(self, x, weights=None):
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return Identity()
 
-    def origin(self, x, params=None):
+    def origin(self, x: Any, params: Any = None) -> Units:
         return Identity()

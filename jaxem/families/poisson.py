@@ -30,7 +30,7 @@ class Exposed(NamedTuple):
     exposure: Any
 
     @classmethod
-    def of(cls, x) -> "Exposed":
+    def of(cls, x: Any) -> "Exposed":
         """Rows with or without exposures in this form; without, every exposure is 1."""
         return cls(*x) if isinstance(x, tuple) else cls(x, jnp.ones_like(x))
 
@@ -44,14 +44,14 @@ class RateUnits(Units):
 
     rate: Any
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         count, exposure = Exposed.of(x)
         return Exposed(count, exposure * self.rate)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return PoissonParams(params.rate / self.rate)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return PoissonParams(params.rate * self.rate)
 
 
@@ -90,47 +90,47 @@ class Poisson(ExponentialFamily):
     param_shapes = PoissonParams(("k",))
 
     @property
-    def support(self):
+    def support(self) -> Any:
         return EXPOSED_COUNTS if self.exposure else Numbers(COUNTS)
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return jnp.stack(Exposed.of(x))
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return jnp.stack([log_or_impossible(params.rate), 1 - params.rate])
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         return jnp.zeros_like(params.rate)
 
-    def log_base(self, x):
+    def log_base(self, x: Any) -> Any:
         return log_poisson(*Exposed.of(x))
 
-    def from_moments(self, moments) -> PoissonParams:
+    def from_moments(self, moments: Any) -> PoissonParams:
         return PoissonParams(moments[0] / moments[1])
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return jnp.stack([params.rate, jnp.ones_like(params.rate)])
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         """The pseudo-statistics of a gamma prior: `strength` rows of exposure 1."""
         stats = super().pseudo_statistics(params, strength, units)
         # In standard units an exposure of 1 is a multiple of the mean rate.
         return stats._replace(total=stats.total * units.rate) if isinstance(units, RateUnits) else stats
 
-    def mean(self, params):
+    def mean(self, params: Any) -> Any:
         return params.rate
 
     def constraints(self) -> PoissonParams:
         return PoissonParams(NonNegative())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """Square roots of the rates, which have about equal variances everywhere."""
         count, exposure = Exposed.of(x)
         return super().embed(jnp.sqrt(count / exposure), weights)
 
     # --- units: the mean rate of the data ---------------------------------------------------------
 
-    def units(self, x, weights=None) -> RateUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> RateUnits:
         count, exposure = Exposed.of(x)
         weights = jnp.ones_like(count) if weights is None else weights
         rate = (weights * count).sum() / (weights * exposure).sum()
@@ -138,12 +138,12 @@ class Poisson(ExponentialFamily):
 
     # --- samples ----------------------------------------------------------------------------------
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n counts of every component at exposure 1, [n, k]; with exposures (counts, ones)."""
         counts = jax.random.poisson(key, params.rate, (n, *params.rate.shape)).astype(params.rate.dtype)
         return (counts, jnp.ones_like(counts)) if self.exposure else counts
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Counts at the exposures of x, [n, k]; with exposures the pair (counts, exposures)."""
         if not self.exposure:
             return self.sample(params, key, len(x))

@@ -1,5 +1,7 @@
 """Poisson regressions of counts, with the log link."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -20,19 +22,19 @@ class PoissonRegression(Regression):
 
     support = GivenInputs(Numbers(COUNTS))
 
-    def log_density(self, eta, x):
+    def log_density(self, eta: Any, x: Any) -> Any:
         return log_poisson(x[1][:, None], jnp.exp(eta))
 
-    def working(self, eta, x):
+    def working(self, eta: Any, x: Any) -> Any:
         mean = jnp.exp(eta)
         return mean, mean * eta + x[1][:, None] - mean
 
-    def guess(self, x):
+    def guess(self, x: Any) -> Any:
         mean = x[1][:, None] + 0.5
         return mean, mean * jnp.log(mean)
 
-    def draw(self, params, key, eta, x):
+    def draw(self, params: Any, key: jax.Array, eta: Any, x: Any) -> Any:
         return jax.random.poisson(key, jnp.exp(eta)).astype(eta.dtype)
 
-    def spread(self, target):
+    def spread(self, target: Any) -> Any:
         return jnp.sqrt(target)

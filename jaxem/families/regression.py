@@ -70,11 +70,11 @@ class NormalEquations(NamedTuple):
 class GivenInputs(Support):
     """(inputs [n, p], targets), or with an offset [n]."""
 
-    def __init__(self, targets: Support):
+    def __init__(self, targets: Support) -> None:
         self.targets = targets
         self.row_ndim = (1, targets.row_ndim)
 
-    def check_shape(self, x, name="x"):
+    def check_shape(self, x: Any, name: str = "x") -> None:
         if not isinstance(x, tuple) or len(x) not in (2, 3):
             raise ValueError(
                 f"{name}: expected the pair (inputs [n, p], targets), or with an offset [n]; got {type(x)}"
@@ -82,10 +82,10 @@ class GivenInputs(Support):
         for j, (part, array) in enumerate(zip((Vectors(), self.targets, Numbers()), x, strict=False)):
             part.check_shape(array, f"{name}[{j}]")
 
-    def check_values(self, x, name="x"):
+    def check_values(self, x: Any, name: str = "x") -> None:
         self.targets.check_values(x[1], f"{name}[1]")
 
-    def sizes(self, x):
+    def sizes(self, x: Any) -> Any:
         return {"p": x[0].shape[1]}
 
 
@@ -98,35 +98,35 @@ class Regression(Family):
 
     param_shapes: Any = RegressionParams(("k", "p"))
 
-    def log_density(self, eta, x) -> jax.Array:
+    def log_density(self, eta: Any, x: Any) -> jax.Array:
         """log p(target | eta) [n, k], in nats."""
         raise NotImplementedError(f"{type(self).__name__}.log_density")
 
-    def working(self, eta, x) -> tuple[jax.Array, jax.Array]:
+    def working(self, eta: Any, x: Any) -> tuple[jax.Array, jax.Array]:
         """(weight, response) of the least-squares problem at eta, each [n, k]."""
         raise NotImplementedError(f"{type(self).__name__}.working")
 
-    def guess(self, x) -> tuple[jax.Array, jax.Array]:
+    def guess(self, x: Any) -> tuple[jax.Array, jax.Array]:
         """(weight, response) [n, 1] of a random start, which knows no eta."""
         raise NotImplementedError(f"{type(self).__name__}.guess")
 
-    def draw(self, params, key, eta, x):
+    def draw(self, params: Any, key: jax.Array, eta: Any, x: Any) -> Any:
         """Targets [n, k, ...] drawn at the linear predictors eta [n, k]."""
         raise NotImplementedError(f"{type(self).__name__}.draw")
 
-    def predictor(self, params, x):
+    def predictor(self, params: Any, x: Any) -> Any:
         """The linear predictor of every component, [n, k]."""
         return jnp.dot(x[0], params.coef.T, precision=PRECISION) + offset_of(x)
 
     # --- the steps --------------------------------------------------------------------------------
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         eta = self.predictor(params, x)
         weight, response = self.working(eta, x)
         log_prob = self.log_density(eta, x)
         return EStep(Working(weight, response, log_prob - (response - 0.5 * weight * eta) * eta), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights) -> NormalEquations:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> NormalEquations:
         resp = Working(*self.guess(x), jnp.zeros(())) if resp is None else resp
         offset = offset_of(x)
         response = resp.response - resp.weight * offset
@@ -140,15 +140,15 @@ class Regression(Family):
         cross = jnp.dot((weights * response).T, x[0], precision=PRECISION)
         return NormalEquations(weights.sum(0), gram, cross, (weights * rest).sum(0))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return (stats.rest + explained(params.coef, stats)).sum()
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         coef, enough = solve_normal_equations(stats)
         new = self.from_least_squares(coef, stats)
         return new if params is None else self.keep_where(enough, new, params)
 
-    def from_least_squares(self, coef, stats) -> Any:
+    def from_least_squares(self, coef: Any, stats: Any) -> Any:
         """Params with the coefficients [k, p] that solve the normal equations."""
         return RegressionParams(coef)
 
@@ -157,39 +157,39 @@ class Regression(Family):
 
     # --- starts and draws -------------------------------------------------------------------------
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         target = x[1] if x[1].ndim == 1 else x[1][:, 0] / x[1][:, 1]
         return super().embed(jnp.concatenate([x[0], self.spread(target)[:, None]], 1), weights)
 
-    def spread(self, target):
+    def spread(self, target: Any) -> Any:
         """The target on a scale where distances mean something, for starts."""
         return target
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         raise NotProvidedError(self, "sample", "targets need inputs; write sample_like(params, key, x)")
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Targets [n, k, ...] for the inputs and offsets of x, with the inputs of each draw."""
         targets = self.draw(params, key, self.predictor(params, x), x)
         given = [jnp.broadcast_to(part[:, None], (*targets.shape[:2], *part.shape[1:])) for part in (x[0], *x[2:])]
         return (given[0], targets, *given[1:])
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         if not is_traced(x[0]):
             _check_independent(np.asarray(x[0]))
 
     # --- units ------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None) -> InputUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> InputUnits:
         weights = jnp.ones(len(x[0]), x[0].dtype) if weights is None else weights
         matrix = whitening(x[0], weights / weights.sum())
         return InputUnits(matrix, jnp.linalg.inv(matrix))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         # Params alone do not say where the inputs lie.
         return Identity() if x is None else self.host_units(x)
 
-    def host_units(self, x) -> Units:
+    def host_units(self, x: Any) -> Units:
         """Units on the host in which float32 loses no digits of x."""
         return host_input_units(x, linear=False)
 
@@ -203,18 +203,18 @@ def _check_independent(inputs):
         raise ValueError("x[0]: the inputs are linearly dependent; drop one")
 
 
-def explained(coef, stats):
+def explained(coef: Any, stats: Any) -> Any:
     """coef . cross - coef . gram coef / 2, [k]."""
     gram = linalg.unpack_symmetric(stats.gram)
     return (coef * stats.cross).sum(-1) - 0.5 * jnp.einsum("ki,kij,kj->k", coef, gram, coef)
 
 
-def offset_of(x):
+def offset_of(x: Any) -> Any:
     """The known part of the linear predictor, [n, 1]."""
     return x[2][:, None] if len(x) == 3 else 0.0
 
 
-def solve_normal_equations(stats):
+def solve_normal_equations(stats: Any) -> Any:
     """(coef [k, p], which components had enough rows to determine it [k])."""
     gram = linalg.unpack_symmetric(stats.gram)
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxem.contract.affine import Affine
@@ -18,7 +19,7 @@ class ScaleFamily(ExponentialFamily):
     #: A tree like params of the roles in `jaxem.contract.units`.
     roles: Any = None
 
-    def units(self, x, weights=None) -> AffineUnits:
+    def units(self, x: Any, weights: jax.Array | None = None) -> AffineUnits:
         """The units in which the mean of the rows is 1."""
         weights = jnp.ones_like(x) if weights is None else weights
         # Dividing by the largest number first keeps the sum inside the dtype for any units.
@@ -29,14 +30,14 @@ class ScaleFamily(ExponentialFamily):
         return AffineUnits(Affine(jnp.zeros_like(mean), mean), self.roles)
 
 
-def collapsed(location, variance, n_points, smallest):
+def collapsed(location: Any, variance: Any, n_points: Any, smallest: Any) -> Any:
     """Which components [k] sit on a few rows or on ties, from the mean and variance of log x in each."""
     share = n_points / n_points.sum()
     total = share @ variance + share @ (location - share @ location) ** 2
     return too_tight(variance, total, n_points, 3) | ~(variance > smallest * (1 + 1e-3)) | (n_points < 2.5)
 
 
-def too_tight(variance, total, n_points, n_params):
+def too_tight(variance: Any, total: Any, n_points: Any, n_params: Any) -> Any:
     """Which components [k] have next to no variance, relative to the data's `total` and to the others'.
 
     The same bounds as for the normal distribution: a tenth of a thousandth of the spread is a

@@ -17,7 +17,7 @@ class SeveralUnits(Units):
     `each` holds the units of each family, in the order of the families.
     """
 
-    each: tuple
+    each: tuple[Any, ...]
 
     @property
     def is_identity(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -27,22 +27,22 @@ class SeveralUnits(Units):
     def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return all(units.broadcasts for units in self.each)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return tuple(units.params(part) for units, part in zip(self.each, params, strict=True))
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return tuple(units.back(part) for units, part in zip(self.each, params, strict=True))
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return any(units.loses_digits(part) for units, part in zip(self.each, params, strict=True))
 
 
 class Several(Conjugate, Family):
     """A family made of `families`. A subclass says how they share rows, densities and weights."""
 
-    families: tuple
+    families: tuple[Any, ...]
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         params = (None,) * len(self.families) if params is None else params
         return tuple(family.maximize(part, p) for family, part, p in self._zip(stats.parts, params))
 
@@ -51,16 +51,16 @@ class Several(Conjugate, Family):
         units = units.each if isinstance(units, SeveralUnits) else (units,) * len(self.families)
         return tuple(family.pseudo_statistics(*each) for family, *each in self._zip(params, strength, units))
 
-    def log_prior(self, params):
+    def log_prior(self, params: Any) -> Any:
         return sum(family.log_prior(p) for family, p in self._zip(params))
 
-    def constraints(self):
+    def constraints(self) -> Any:
         return tuple(family.constraints() for family in self.families)
 
-    def component_axes(self):
+    def component_axes(self) -> Any:
         return tuple(full_axes(family) for family in self.families)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         flags = [family.ill_conditioned(p) for family, p in self._zip(params)]
         flags = [flag for flag in flags if flag is not None]
         return jnp.stack(flags).any() if flags else None

@@ -56,11 +56,11 @@ class Scale(Posterior):
         shape = solve_gamma_shape(jnp.log(self.u) - self.log_u)
         return shape, shape / self.u
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         shape, rate = self._gamma()
         return shape - jnp.log(rate) + gammaln(shape) + (1 - shape) * digamma(shape)
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         (shape, rate), (a, b) = self._gamma(), other._gamma()
         scale = shape * (b - rate) / rate + a * jnp.log(rate / b)
         return (shape - a) * digamma(shape) - gammaln(shape) + gammaln(a) + scale
@@ -100,11 +100,11 @@ class StudentT(Conjugate, Family):
     df: Any = START_DF
     estimate: str = static(default="none")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.estimate not in ("none", "each", "tied"):
             raise ValueError(f"df: expected a number, 'each' or 'tied'; got {self.estimate!r}")
 
-    def component_axes(self):
+    def component_axes(self) -> Any:
         return StudentTParams(*self.gaussian.component_axes(), None if self.estimate == "tied" else 0)
 
     def constraints(self) -> StudentTParams:
@@ -113,11 +113,11 @@ class StudentT(Conjugate, Family):
 
     # --- E-step -----------------------------------------------------------------------------------
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         # Every row is weighted by its own u, so nothing can be summed ahead.
         return self.gaussian.prepare(x, None, centred)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         inner = GaussianParams(params.mean, params.cov)
         latent, log_normal = self.gaussian.e_step(inner, x)
         d, df = params.mean.shape[-1], jnp.broadcast_to(params.df, params.mean.shape[:1])
@@ -132,7 +132,7 @@ class StudentT(Conjugate, Family):
 
     # --- M-step -----------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights) -> StudentTMoments:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> StudentTMoments:
         if resp is None:
             # A start knows no u. It takes u = 1, with the E[log u] that START_DF (or the given df)
             # implies.
@@ -144,14 +144,14 @@ class StudentT(Conjugate, Family):
         inner = self.gaussian.sufficient_statistics(resp.gaussian, x, weights * resp.u)._replace(rows=count)
         return StudentTMoments(count, inner, log_u)
 
-    def pseudo_statistics(self, params, strength, units=None) -> StudentTMoments:
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> StudentTMoments:
         """The pseudo-statistics of a normal-inverse-Wishart prior on mean and cov (none on df)."""
         inner = GaussianParams(params.mean, params.cov)
         stats = self.gaussian.pseudo_statistics(inner, GaussianParams(strength.mean, strength.cov), units)
         nothing = jnp.zeros_like(stats.count)
         return StudentTMoments(nothing, stats, nothing)
 
-    def maximize(self, stats, params=None) -> StudentTParams:
+    def maximize(self, stats: Any, params: Any = None) -> StudentTParams:
         old = None if params is None else GaussianParams(params.mean, params.cov)
         inner = self.gaussian.maximize(stats.gaussian, old)
         alive = alive_components(stats.count)
@@ -169,7 +169,7 @@ class StudentT(Conjugate, Family):
 
     # --- Q and the bound --------------------------------------------------------------------------
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         """Q = E log N(x; mean, cov / u) + E log Gamma(u; df / 2, df / 2), total in nats."""
         inner, d = GaussianParams(params.mean, params.cov), params.mean.shape[-1]
         scaled = stats.gaussian.count
@@ -181,29 +181,29 @@ class StudentT(Conjugate, Family):
 
     # --- the rest is that of the normal distribution ----------------------------------------------
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return x
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         return self.gaussian.degenerate(GaussianParams(params.mean, params.cov), n_points)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return self.gaussian.ill_conditioned(GaussianParams(params.mean, params.cov))
 
-    def units(self, x, weights=None):
+    def units(self, x: Any, weights: jax.Array | None = None) -> Any:
         return AffineUnits(self.gaussian.units(x, weights).affine, ROLES)
 
-    def origin(self, x, params=None):
+    def origin(self, x: Any, params: Any = None) -> Any:
         origin = self.gaussian.origin(x, params)
         return AffineUnits(origin.affine, ROLES) if isinstance(origin, AffineUnits) else origin
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self.gaussian.check(x, None if params is None else GaussianParams(params.mean, params.cov))
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         self.gaussian.check_fit(x, weights, dtype)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d]."""
         noise_key, scale_key = jax.random.split(key)
         rows = self.gaussian.sample(GaussianParams(params.mean, params.cov), noise_key, n)
@@ -212,7 +212,7 @@ class StudentT(Conjugate, Family):
         return params.mean + (rows - params.mean) / jnp.sqrt(u)[..., None]
 
 
-def solve_df(mean_log_u):
+def solve_df(mean_log_u: Any) -> Any:
     """The df, in `DF_RANGE`, at which log(df / 2) - digamma(df / 2) + 1 + mean(E log u - E u) = 0.
 
     The left side falls with df, so bisection in log df always finds the root; each halving costs

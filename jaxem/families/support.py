@@ -15,7 +15,7 @@ from jaxem.inputs.arrays import first_bad_row
 class RowError(ValueError):
     """A row that the family cannot have produced; `place` describes where the row is."""
 
-    def __init__(self, name: str, expected: str, row: int, found: str, place: str):
+    def __init__(self, name: str, expected: str, row: int, found: str, place: str) -> None:
         super().__init__(f"{name}: expected {expected}; {place} holds {found}")
         self.row, self.parts = row, (name, expected, row, found)
 
@@ -47,14 +47,14 @@ class Support:
     #: The rank of one row, as `Family.row_ndim` has it.
     row_ndim: Any = 1
 
-    def check_shape(self, x, name: str = "x") -> None:
+    def check_shape(self, x: Any, name: str = "x") -> None:
         """Raise ValueError where x has another shape. It reads no values: they may be traced."""
         raise NotImplementedError(f"{type(self).__name__}.check_shape")
 
-    def check_values(self, x, name: str = "x") -> None:
+    def check_values(self, x: Any, name: str = "x") -> None:
         """Raise `RowError` where a row of x, whose shape is right, holds values that it cannot."""
 
-    def sizes(self, x) -> dict[str, int]:
+    def sizes(self, x: Any) -> dict[str, int]:
         """The sizes in the shape of x to which the shapes of params refer by name."""
         return {}
 
@@ -62,10 +62,10 @@ class Support:
 class _Array(Support):
     """Rows that are one array, of any real numbers or of some `values`."""
 
-    def __init__(self, values: Values | None = None):
+    def __init__(self, values: Values | None = None) -> None:
         self.values = values
 
-    def check_values(self, x, name="x"):
+    def check_values(self, x: Any, name: str = "x") -> None:
         if self.values is not None:
             x = np.asarray(x)
             require(self.values.holds(x), x, self.values.expected, name)
@@ -76,7 +76,7 @@ class Numbers(_Array):
 
     row_ndim = 0
 
-    def check_shape(self, x, name="x"):
+    def check_shape(self, x: Any, name: str = "x") -> None:
         shape = np.shape(x) if hasattr(x, "shape") else ()
         if len(shape) != 1:
             hint = f"; write {name}[:, 0]" if shape[1:] == (1,) else ""
@@ -86,7 +86,7 @@ class Numbers(_Array):
 class Vectors(_Array):
     """Rows [n, d] of at least one column."""
 
-    def check_shape(self, x, name="x"):
+    def check_shape(self, x: Any, name: str = "x") -> None:
         shape = np.shape(x) if hasattr(x, "shape") else ()
         if len(shape) != 2:
             hint = f"; for one column write {name}[:, None]" if len(shape) == 1 else ""
@@ -94,32 +94,32 @@ class Vectors(_Array):
         if shape[1] == 0:
             raise ValueError(f"{name}: expected at least one column, rows of shape [n, d]; got {_described(x)}")
 
-    def sizes(self, x):
+    def sizes(self, x: Any) -> Any:
         return {"d": np.shape(x)[1]}
 
 
 class Pair(Support):
     """Two arrays with equally many rows, described as in "(counts [n], exposures [n])"."""
 
-    def __init__(self, first: Support, second: Support, described: str):
+    def __init__(self, first: Support, second: Support, described: str) -> None:
         self.parts, self.described = (first, second), described
         self.row_ndim = (first.row_ndim, second.row_ndim)
 
-    def check_shape(self, x, name="x"):
+    def check_shape(self, x: Any, name: str = "x") -> None:
         if not isinstance(x, tuple) or len(x) != 2:
             raise ValueError(f"{name}: expected the pair {self.described}; got a {type(x).__name__}")
         for j, (part, values) in enumerate(zip(self.parts, x, strict=True)):
             part.check_shape(values, f"{name}[{j}]")
 
-    def check_values(self, x, name="x"):
+    def check_values(self, x: Any, name: str = "x") -> None:
         for j, (part, values) in enumerate(zip(self.parts, x, strict=True)):
             part.check_values(values, f"{name}[{j}]")
 
-    def sizes(self, x):
+    def sizes(self, x: Any) -> Any:
         return self.parts[0].sizes(x[0])
 
 
-def require(ok, x, expected: str, name: str = "x") -> None:
+def require(ok: Any, x: Any, expected: str, name: str = "x") -> None:
     """Raise `RowError` naming the first row of x where `ok` [n, ...] does not hold."""
     ok = np.asarray(ok)
     if ok.all():
@@ -129,12 +129,12 @@ def require(ok, x, expected: str, name: str = "x") -> None:
     raise RowError(name, expected, row, f"{value} ({count} of {len(x)} rows are wrong)", f"row {row}")
 
 
-def check_numbers(x, name: str = "x") -> None:
+def check_numbers(x: Any, name: str = "x") -> None:
     """Raise ValueError where x is not one number per row. It reads no values."""
     Numbers().check_shape(x, name)
 
 
-def check_vectors(x, name: str = "x") -> None:
+def check_vectors(x: Any, name: str = "x") -> None:
     """Raise ValueError where x is not rows of numbers. It reads no values."""
     Vectors().check_shape(x, name)
 

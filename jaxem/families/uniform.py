@@ -54,7 +54,7 @@ class Uniform(Family):
     low: Any
     high: Any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.low, (float, int, list, tuple, np.ndarray)):
             low, high = np.asarray(self.low, float), np.asarray(self.high, float)
             if low.shape != high.shape or low.ndim > 1 or not (low < high).all():
@@ -63,17 +63,17 @@ class Uniform(Family):
             object.__setattr__(self, "high", high)
 
     @classmethod
-    def around(cls, x) -> "Uniform":
+    def around(cls, x: Any) -> "Uniform":
         """The smallest box that holds every row of x."""
         x = np.asarray(x)
         return cls(x.min(0), x.max(0))
 
     @property
-    def support(self):
+    def support(self) -> Any:
         return Vectors() if np.ndim(self.low) else Numbers()
 
     @property
-    def param_shapes(self):
+    def param_shapes(self) -> Any:
         corner = ("k", *np.shape(self.low))
         return UniformParams(corner, corner)
 
@@ -81,31 +81,31 @@ class Uniform(Family):
         corners = jnp.asarray(self.low, dtype), jnp.asarray(self.high, dtype)
         return UniformParams(*(jnp.broadcast_to(corner, (k, *corner.shape)) for corner in corners))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         rows = x.reshape(x.shape[0], 1, -1)
         low, high = (corner.reshape(1, corner.shape[0], -1).astype(x.dtype) for corner in params)
         inside = ((rows >= low) & (rows <= high)).all(-1)
         return EStep(None, jnp.where(inside, -jnp.log(high - low).sum(-1), -jnp.inf))
 
-    def sufficient_statistics(self, resp, x, weights) -> Count:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Count:
         return Count(weights.sum(0))
 
-    def maximize(self, stats, params=None) -> UniformParams:
+    def maximize(self, stats: Any, params: Any = None) -> UniformParams:
         return self._params(stats.count.shape[0], stats.count.dtype)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         low, high = (corner.reshape(corner.shape[0], -1) for corner in params)
         return -(stats.count * jnp.log(high - low).sum(-1)).sum()
 
     def constraints(self) -> UniformParams:
         return UniformParams(Fixed(), Fixed())
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows of every component, [n, k, d] or [n, k]."""
         uniform = jax.random.uniform(key, (n, *params.low.shape), params.low.dtype)
         return params.low + uniform * (params.high - params.low)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self.support.check_shape(x)
         if self.row_ndim and np.shape(self.low) != x.shape[1:]:
             raise ValueError(f"x: the box has {np.shape(self.low)[0]} dimensions; got {x.shape[1]} columns")

@@ -42,12 +42,12 @@ class UnitVector(Constraint):
 
     event_ndim = 1
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         square = (free * free).sum(-1, keepdims=True)
         flat = jnp.concatenate([2 * free, square - 1], -1) / (square + 1)
         return self._reflect(flat)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         flat = self._reflect(value)
         # 1 - value . pole, without cancellation near the pole.
         below = 0.5 * ((value - jnp.asarray(_pole(value.shape[-1]), value.dtype)) ** 2).sum(-1, keepdims=True)
@@ -60,15 +60,15 @@ class UnitVector(Constraint):
         normal = jnp.asarray(normal / np.linalg.norm(normal), vectors.dtype)
         return vectors - 2 * (vectors * normal).sum(-1, keepdims=True) * normal
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape[:-1])) * (shape[-1] - 1)
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         off = np.abs(np.linalg.norm(value, axis=-1) - 1) > SPHERE_TOLERANCE
         return super().violation(value) or ("is not of length 1" if off.any() else None)
 
 
-def unit(vector):
+def unit(vector: Any) -> Any:
     """(vector / its length, length) along the last axis; 0 has the direction of the first axis."""
     square = (vector * vector).sum(-1, keepdims=True)
     tiny = jnp.finfo(vector.dtype).tiny
@@ -80,7 +80,7 @@ def unit(vector):
 class Directions(Vectors):
     """Rows [n, d] of length 1, d >= 2."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             Values(
                 "rows of length 1 (write x / np.linalg.norm(x, axis=1, keepdims=True))",
@@ -88,7 +88,7 @@ class Directions(Vectors):
             )
         )
 
-    def check_shape(self, x, name="x"):
+    def check_shape(self, x: Any, name: str = "x") -> None:
         super().check_shape(x, name)
         if x.shape[1] < 2:
             raise ValueError(f"{name}: expected unit vectors of at least 2 numbers; got shape {x.shape}")
@@ -116,22 +116,22 @@ class VonMisesFisher(ExponentialFamily):
     support = Directions()
     param_shapes = VonMisesFisherParams(("k", "d"), ("k",))
 
-    def features(self, x):
+    def features(self, x: Any) -> Any:
         return x
 
-    def natural(self, params):
+    def natural(self, params: Any) -> Any:
         return params.concentration * params.mean
 
-    def log_normalizer(self, params):
+    def log_normalizer(self, params: Any) -> Any:
         d = params.mean.shape[-1]
         log_scaled, _ = log_bessel(d / 2 - 1, params.concentration)
         return log_scaled + params.concentration + d / 2 * math.log(2 * math.pi)
 
-    def from_moments(self, moments) -> VonMisesFisherParams:
+    def from_moments(self, moments: Any) -> VonMisesFisherParams:
         mean, length = unit(moments)
         return VonMisesFisherParams(mean, solve_concentration(length, moments.shape[0]))
 
-    def moments(self, params):
+    def moments(self, params: Any) -> Any:
         return self._length(params) * params.mean
 
     def _length(self, params):
@@ -142,10 +142,10 @@ class VonMisesFisher(ExponentialFamily):
     def constraints(self) -> VonMisesFisherParams:
         return VonMisesFisherParams(UnitVector(), NonNegative())
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return x
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         """A component on next to one direction: 1 - its mean length, relative to the others' and to the data's."""
         d = params.mean.shape[-1]
         length = self._length(params)
@@ -154,7 +154,7 @@ class VonMisesFisher(ExponentialFamily):
         limit = concentration_limit(d, params.mean.dtype)
         return too_tight(variance, total, n_points, d) | ~(params.concentration < 0.5 * limit) | (n_points < 1.5)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n unit vectors of every component, [n, k, d], by the rejection sampler of Wood (1994)."""
         k, d = params.mean.shape
         along_key, across_key = jax.random.split(key)
@@ -164,12 +164,12 @@ class VonMisesFisher(ExponentialFamily):
         return along * params.mean + jnp.sqrt(jnp.maximum(1 - along * along, 0)) * across
 
 
-def concentration_limit(d, dtype):
+def concentration_limit(d: int, dtype: Any) -> Any:
     """The concentration beyond which a mean length cannot be distinguished from 1."""
     return (d - 1) / (8 * float(jnp.finfo(dtype).eps))
 
 
-def solve_concentration(length, d):
+def solve_concentration(length: Any, d: int) -> Any:
     """The c >= 0 at which I_{d/2}(c) / I_{d/2-1}(c) = length, to rounding.
 
     It is found by Newton's method after the change of variable b(r) = r (d - r^2) / (1 - r^2) of

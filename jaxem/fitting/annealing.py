@@ -1,10 +1,14 @@
 """Deterministic annealing: EM from flat responsibilities to sharp ones, as a way to start."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxem.contract.errors import NotProvidedError
+from jaxem.contract.model import Model
 from jaxem.contract.posterior import as_resp, posterior_of
 from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs import arrays
@@ -15,7 +19,15 @@ from jaxem.inputs import arrays
 EXPONENTS = tuple(np.geomspace(0.5, 1.0, 6).round(3).tolist())
 
 
-def anneal(model, x, start, *, exponents=EXPONENTS, n_steps=5, weights=None):
+def anneal(
+    model: Model,
+    x: Any,
+    start: Any,
+    *,
+    exponents: ArrayLike = EXPONENTS,
+    n_steps: int = 5,
+    weights: ArrayLike | None = None,
+) -> Any:
     """Params to start from: EM from `start` with responsibilities raised to each of `exponents` in turn.
 
     At an exponent b < 1 the E-step uses resp_ik proportional to (weights_k p(x_i | k))^b: the objective is smoothed,
@@ -33,12 +45,12 @@ def anneal(model, x, start, *, exponents=EXPONENTS, n_steps=5, weights=None):
     -1130.26
     """
     arrays.check_number("n_steps", n_steps, 1, whole=True)
-    exponents = np.atleast_1d(np.asarray(exponents, float))
-    if not (exponents.ndim == 1 and len(exponents) and ((exponents > 0) & (exponents <= 1)).all()):
-        raise ValueError(f"exponents: expected numbers above 0 and at most 1; got {exponents.tolist()}")
+    powers = np.atleast_1d(np.asarray(exponents, float))
+    if not (powers.ndim == 1 and len(powers) and ((powers > 0) & (powers <= 1)).all()):
+        raise ValueError(f"exponents: expected numbers above 0 and at most 1; got {powers.tolist()}")
     data = check_data(model, x, weights, 0, 0, None)
     start = check_start(model, start, data)
-    levels = jnp.repeat(jnp.asarray(exponents, data.dtype), int(n_steps))
+    levels = jnp.repeat(jnp.asarray(powers, data.dtype), int(n_steps))
     try:
         params = _anneal(data.inner, data.x, data.weights, start, levels)
     except NotImplementedError:

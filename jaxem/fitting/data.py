@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
+from numpy.typing import ArrayLike
 
 from jaxem.contract.arguments import as_params, check_batch, check_model, check_values, n_starts
 from jaxem.contract.frame import Frame
@@ -18,7 +19,7 @@ from jaxem.numerics.devices import mesh_placement, on_mesh, placement_of, some_r
 from jaxem.numerics.tracing import is_traced
 
 
-def join_labels(model, x, labels):
+def join_labels(model: Any, x: Any, labels: Any) -> Any:
     """(model, x) with labels, if any, joined to the rows."""
     check_model(model)
     if labels is None:
@@ -36,7 +37,7 @@ class Data:
     for, a start may still choose others.
     """
 
-    def __init__(self, model, rows, weights, dtype, traced=False):
+    def __init__(self, model: Any, rows: Any, weights: Any, dtype: Any, traced: bool = False) -> None:
         self.model, self.dtype, self.n, self.placement = model, dtype, arrays.n_rows(rows), None
         self.frame = Frame(Identity(), dtype)
         self.on_host = not traced and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
@@ -44,22 +45,22 @@ class Data:
             rows, weights = arrays.pad_rows(rows, weights, arrays.bucket(self.n))
         self.rows, self.weights = rows, arrays.on_device(weights, dtype)
 
-    def choose_frame(self, start=None) -> None:
+    def choose_frame(self, start: Any = None) -> None:
         """The frame for the rows, where the host has them, and for a start."""
         if self.on_host and not is_traced(start):
             self.frame = Frame.of(self.model, self.rows, start, self.dtype)
 
     @property
-    def inner(self):
+    def inner(self) -> Any:
         """The model in the frame."""
         return self.frame.model(self.model)
 
     @functools.cached_property
-    def x(self):
+    def x(self) -> Any:
         """The rows in the frame, on the device."""
         return self.frame.rows(self.rows)
 
-    def result_back(self, result):
+    def result_back(self, result: Any) -> Any:
         """A result (or many, with a leading axis) of a fit in the frame, in the data's units."""
         if not self.frame.moves:
             return result
@@ -71,7 +72,7 @@ class Data:
         return result._replace(params=params, **totals)
 
 
-def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
+def check_data(model: Any, x: Any, weights: Any, tol: Any, max_steps: Any, chunk_size: Any) -> Data:
     """The data of a fit and its options, checked as far as their values are known."""
     check_model(model)
     arrays.check_number("tol", tol, 0)
@@ -99,7 +100,7 @@ def check_data(model, x, weights, tol, max_steps, chunk_size) -> Data:
     return data
 
 
-def spread_data(model, x, weights, placement) -> Data:
+def spread_data(model: Any, x: Any, weights: Any, placement: Any) -> Data:
     """The data of a fit whose rows lie on many devices and stay there. Checks that need rows see some of them."""
     dtype = jax.tree.leaves(x)[0].dtype
     x = on_mesh(x, placement, placement.of_rows)
@@ -143,7 +144,7 @@ def _sound(x, weights):
     return jnp.stack(finite).all(), jnp.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0)
 
 
-def check_start(model, start, data: Data, batch=False):
+def check_start(model: Any, start: Any, data: Data, batch: bool = False) -> Any:
     """`start` as arrays of the data's dtype, in the frame of the data (which it may choose)."""
     if is_traced(start):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
@@ -158,7 +159,7 @@ def check_start(model, start, data: Data, batch=False):
     return data.frame.params(start)
 
 
-def shard_rows(x, mesh: Mesh, weights=None) -> tuple[Any, jax.Array]:
+def shard_rows(x: Any, mesh: Mesh, weights: ArrayLike | None = None) -> tuple[Any, jax.Array]:
     """(x, weights) with the rows spread over `mesh`, for `fit`, `fit_restarts` and anything else that takes weights.
 
     x: rows [n, ...] (or a tuple of arrays); with several processes, the rows of this one. They are padded with rows of

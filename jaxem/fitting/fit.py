@@ -1,9 +1,15 @@
 """`fit`: from what a person gives to the loop, and back. `solve` is the compiled part, shared with restarts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxem.algorithms.algorithm import Algorithm
 from jaxem.algorithms.em import EM
+from jaxem.contract.model import Model
 from jaxem.engine.blocks import Monitor, solve_in_blocks
 from jaxem.engine.programs import Plan, solve
 from jaxem.engine.result import PROPER, Result, Status
@@ -21,19 +27,19 @@ TRACED_HISTORY = 1024
 
 
 def fit(
-    model,
-    x,
-    start,
+    model: Model,
+    x: Any,
+    start: Any,
     *,
-    weights=None,
-    labels=None,
-    algorithm=EM(),  # noqa: B008  (immutable)
-    tol=DEFAULT_TOL,
-    max_steps=DEFAULT_MAX_STEPS,
-    chunk_size=None,
-    callback=None,
-    progress=False,
-    checkpoint=None,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    algorithm: Algorithm = EM(),  # noqa: B008  (immutable)
+    tol: float | jax.Array = DEFAULT_TOL,
+    max_steps: int | jax.Array = DEFAULT_MAX_STEPS,
+    chunk_size: int | None = None,
+    callback: Callable[..., Any] | None = None,
+    progress: bool = False,
+    checkpoint: Any = None,
 ) -> Result:
     """Maximise the objective (log-likelihood + log prior) of `model` on `x`, beginning at `start`.
 
@@ -70,7 +76,7 @@ def fit(
     return run_fit(model, data, algorithm, tol, max_steps, chunk_size, starts=starts, alone=True, monitor=monitor)
 
 
-def one_of(fits: Result, index) -> Result:
+def one_of(fits: Result, index: Any) -> Result:
     """One fit of many, taken on the host where that can be: on the device every shape is one more program."""
     if is_traced((fits, index)):
         return jax.tree.map(lambda leaf: leaf[index], fits)
@@ -83,20 +89,20 @@ def one_of(fits: Result, index) -> Result:
 
 
 def run_fit(
-    model,
-    data,
-    algorithm,
-    tol,
-    max_steps,
-    chunk_size,
+    model: Model,
+    data: Any,
+    algorithm: Algorithm,
+    tol: Any,
+    max_steps: Any,
+    chunk_size: int | None,
     *,
-    starts=None,
-    key=None,
-    make_starts=None,
-    n_lanes=1,
-    monitor=Monitor(),  # noqa: B008  (immutable)
-    screening=(),
-    alone=False,
+    starts: Any = None,
+    key: jax.Array | None = None,
+    make_starts: Any = None,
+    n_lanes: Any = 1,
+    monitor: Monitor = Monitor(),  # noqa: B008  (immutable)
+    screening: Any = (),
+    alone: bool = False,
 ) -> Result:
     """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back.
 
@@ -139,7 +145,7 @@ def run_fit(
     return data.result_back(result)
 
 
-def raise_if_failed(result) -> None:
+def raise_if_failed(result: Result) -> None:
     """Raise RuntimeError with the status's message unless the fit ended at a finite, proper point (host side)."""
     for status in np.atleast_1d(np.asarray(result.status)):
         if Status(int(status)) not in PROPER:

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from jaxem.algorithms.algorithm import choose
 from jaxem.algorithms.online import OnlineEM
 from jaxem.contract.frame import Frame
+from jaxem.contract.model import Model
 from jaxem.engine.blocks import MonitoredFit, Progress, StoppedByCallbackError
 from jaxem.engine.expectation import Problem
 from jaxem.engine.result import Finished, Result, Status
@@ -88,7 +90,7 @@ def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
     return choose(all_finite(params) & (trail.n_averaged > 0), params, trail.params)
 
 
-def follow_stream(stream, algorithm: OnlineEM, tol, max_steps, monitor) -> Result:
+def follow_stream(stream: Any, algorithm: OnlineEM, tol: Any, max_steps: Any, monitor: Any) -> Result:
     """Passes of online EM until one gains less than tol per unit of weight over the last, then one look at the end."""
     problem = stream.problem()
     total = jnp.asarray(stream.source.n_rows, stream.dtype)
@@ -146,7 +148,14 @@ class OnlineState(NamedTuple):
     total_weight: Any
 
 
-def fit_partial(model, x, state, *, weights=None, algorithm=OnlineEM()) -> OnlineState:  # noqa: B008  (immutable)
+def fit_partial(
+    model: Model,
+    x: Any,
+    state: Any,
+    *,
+    weights: ArrayLike | None = None,
+    algorithm: OnlineEM = OnlineEM(),  # noqa: B008  (immutable)
+) -> OnlineState:
     """Go on with new rows: `state` is what the last call returned, or params to start from.
 
     x, weights: new rows, looked at once, in batches of `algorithm.batch_size`. The first call's rows set the standard

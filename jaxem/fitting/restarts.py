@@ -1,13 +1,16 @@
 """Many starts in one compiled program, each with its own end; the best proper one wins."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxem.algorithms.algorithm import Algorithm
 from jaxem.algorithms.em import EM
+from jaxem.contract.model import Model
 from jaxem.engine.blocks import Monitor
 from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data, check_start, join_labels
@@ -32,22 +35,22 @@ class Restarts(NamedTuple):
 
 
 def fit_restarts(
-    model,
-    x,
-    key,
+    model: Model,
+    x: Any,
+    key: jax.Array | None,
     *,
-    n_restarts=None,
-    start=None,
-    weights=None,
-    labels=None,
-    algorithm=EM(),  # noqa: B008  (immutable)
-    tol=DEFAULT_TOL,
-    max_steps=DEFAULT_MAX_STEPS,
-    chunk_size=None,
-    screening=None,
-    callback=None,
-    progress=False,
-    checkpoint=None,
+    n_restarts: int | None = None,
+    start: Any = None,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    algorithm: Algorithm = EM(),  # noqa: B008  (immutable)
+    tol: float | jax.Array = DEFAULT_TOL,
+    max_steps: int | jax.Array = DEFAULT_MAX_STEPS,
+    chunk_size: int | None = None,
+    screening: Any = None,
+    callback: Callable[..., Any] | None = None,
+    progress: bool = False,
+    checkpoint: Any = None,
 ) -> Restarts:
     """Fit `model` from many starts side by side, and return all fits and the best.
 
@@ -89,7 +92,17 @@ def fit_restarts(
     return Restarts(one_of(fits, best_of(fits)), fits)
 
 
-def subsampled_starts(model, x, key, n_rows, *, n_restarts=64, n_kept=1, weights=None, **options):
+def subsampled_starts(
+    model: Model,
+    x: Any,
+    key: jax.Array,
+    n_rows: int,
+    *,
+    n_restarts: int = 64,
+    n_kept: int = 1,
+    weights: ArrayLike | None = None,
+    **options: Any,
+) -> Any:
     """The best optima of n_restarts fits of n_rows rows, stacked, as `start` for fits of all rows.
 
     Where rows are many, restarts belong on few of them: what tells a good optimum from a bad one shows there, and a
@@ -137,7 +150,7 @@ class Screening(NamedTuple):
     (-1126.3, True)
     """
 
-    steps: tuple = (5, 15, 40)
+    steps: tuple[Any, ...] = (5, 15, 40)
     keep: float = 0.25
 
 
@@ -155,14 +168,14 @@ def _ladder(screening) -> tuple:
     return tuple((int(each), float(screening.keep)) for each in steps)
 
 
-def lanes_for(model) -> int:
+def lanes_for(model: Any) -> int:
     """How many fits to run side by side: a number that does not depend on how many there are."""
     device = hardware()
     k = getattr(model, "n_components", 1)
     return int(np.clip(device.lane_components // k, MIN_LANES, device.max_lanes))
 
 
-def best_of(fits: Result):
+def best_of(fits: Result) -> Any:
     """Index of the highest objective among the proper fits; among all finite ones if none is proper."""
     module = jnp if is_traced(fits) else np  # a handful of small programs would be compiled on the host
     status, objective = module.asarray(fits.status), module.asarray(fits.objective)
@@ -176,10 +189,10 @@ def best_of(fits: Result):
 class StartMaker(NamedTuple):
     """n starts of the given kinds (indices into `model.start_kinds`) in turn, made inside the compiled program."""
 
-    kinds: tuple
+    kinds: tuple[Any, ...]
     n: int
 
-    def __call__(self, model, units, x, weights, key):
+    def __call__(self, model: Any, units: Any, x: Any, weights: jax.Array, key: jax.Array) -> Any:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
         if arrays.n_rows(x) > START_ROWS:
             chance = weights / weights.sum()
@@ -200,7 +213,7 @@ class Optimum(NamedTuple):
     statuses: dict
 
 
-def optima(fits: Result, atol=None) -> list[Optimum]:
+def optima(fits: Result, atol: Any = None) -> list[Optimum]:
     """The different optima that restarts reached, best first: how many found each, and with which status.
 
     Two finite fits belong together when their objectives differ by at most `atol` nats (by default what the stopping

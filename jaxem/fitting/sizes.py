@@ -5,7 +5,7 @@ mixture of more of which only k are active. Compiling costs far more than iterat
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,10 @@ SHARED_ROWS = 64 * START_ROWS
 class SizedStarts(NamedTuple):
     """n starts of every size, made inside the compiled program: restart r is the same for one size as for many."""
 
-    sizes: tuple
+    sizes: tuple[Any, ...]
     n: int
 
-    def __call__(self, model, units, x, weights, key):
+    def __call__(self, model: Model, units: Any, x: Any, weights: jax.Array, key: jax.Array) -> Any:
         z = units.rows(x)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
         kinds = np.resize(range(len(model.start_kinds)), self.n)
@@ -50,7 +50,7 @@ class SizedStarts(NamedTuple):
         return map_in_batches(lambda each: model.init(each[0], z, weights, *each[1:]), plan, batch)
 
 
-def groups(models: dict, n_rows, n_restarts, algorithm) -> list[list]:
+def groups(models: dict, n_rows: int, n_restarts: int, algorithm: Any) -> list[list]:
     """The names of `models`, those together that one program is to fit."""
     small = n_rows <= START_ROWS and n_rows * n_restarts <= SHARED_ROWS and isinstance(algorithm, EM)
     together: dict = {}
@@ -72,7 +72,17 @@ def _kind(model):
     return structure, tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in leaves)
 
 
-def fit_sizes(models, x, key, *, n_restarts, weights, algorithm, tol, max_steps) -> list[Restarts]:
+def fit_sizes(
+    models: Any,
+    x: Any,
+    key: jax.Array,
+    *,
+    n_restarts: int,
+    weights: jax.Array,
+    algorithm: Any,
+    tol: Any,
+    max_steps: Any,
+) -> list[Restarts]:
     """`fit_restarts` of every model (mixtures of one kind and different sizes), in one program."""
     sizes = [model.n_components for model in models]
     largest = models[int(np.argmax(sizes))]
@@ -102,7 +112,7 @@ def _unpadded(model, fits, n_points):
     return fits._replace(params=params, status=status, degenerate=fits.degenerate[:, :k])
 
 
-def padded(model, params, k):
+def padded(model: Model, params: Any, k: int) -> Any:
     """Params of `model` as those of a mixture of k components, the added ones of weight 0 (host side)."""
 
     def grow(leaf):

@@ -5,8 +5,9 @@ what the loop makes of it (`step.propose`, `step.judge`) are the compiled functi
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxem.algorithms.em import EM
 from jaxem.algorithms.online import OnlineEM
 from jaxem.contract.arguments import as_params, check_model, check_values
 from jaxem.contract.frame import Frame
+from jaxem.contract.model import Model
 from jaxem.engine import step
 from jaxem.engine.blocks import Monitor, MonitoredFit, Progress, StoppedByCallbackError
 from jaxem.engine.expectation import Problem, lanes_and_rows
@@ -31,18 +33,18 @@ from jaxem.numerics.chunks import compensated, even_chunks
 
 
 def fit_stream(
-    model,
-    source,
-    start,
+    model: Model,
+    source: Any,
+    start: Any,
     *,
-    weights=None,
+    weights: Any = None,
     algorithm: Algorithm | OnlineEM = EM(),  # noqa: B008  (immutable)
-    tol=DEFAULT_TOL,
-    max_steps=DEFAULT_MAX_STEPS,
-    chunk_size=None,
-    callback=None,
-    progress=False,
-    checkpoint=None,
+    tol: float | jax.Array = DEFAULT_TOL,
+    max_steps: int | jax.Array = DEFAULT_MAX_STEPS,
+    chunk_size: int | None = None,
+    callback: Callable[..., Any] | None = None,
+    progress: bool = False,
+    checkpoint: Any = None,
 ) -> Result:
     """Maximise the objective of `model` on rows that are read anew for every look, beginning at `start`.
 
@@ -88,7 +90,7 @@ def fit_stream(
 class Stream:
     """A source, the units it is looked at in, and the compiled sums over its blocks."""
 
-    def __init__(self, model, source: Source, start):
+    def __init__(self, model: Any, source: Source, start: Any) -> None:
         self.model, self.source = model, source
         sample = source.sample()
         model.check(sample.rows)
@@ -116,7 +118,7 @@ class Stream:
         """That of these rows alone, which are wide here: float32 rows near 0 would need none."""
         return self.model.origin(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), rows), self.given)
 
-    def rounded(self, block):
+    def rounded(self, block: Any) -> Any:
         """(rows, weights) in the dtype of the fit, moved to the origin before; and the log-volume of that."""
         rows, volume = block.rows, 0.0
         if self.frame.moves:
@@ -127,7 +129,7 @@ class Stream:
             rows = arrays.map_rows(frame.units.rows, rows, self.dtype)
         return *jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights)), volume
 
-    def blocks(self):
+    def blocks(self) -> Any:
         """Placed blocks of one pass. `SourceError` where there are not as many rows as in the first."""
         n, volumes = 0, []
 
@@ -145,7 +147,7 @@ class Stream:
             raise SourceError(f"source: gave {n:,} rows where it gave {self.n:,} before")
         self.n, self.volume = n, sum(float(each) for each in volumes)
 
-    def problem(self, centred=False) -> Problem:
+    def problem(self, centred: bool = False) -> Problem:
         """The problem of one block, to be given the rows of each."""
         total, in_use = (jnp.asarray(value, self.dtype) for value in (self.total, self.in_use))
         chunk = min(self.chunk, len(self.first[1]))
@@ -153,7 +155,7 @@ class Stream:
         rows, weights = self.first
         return Problem(self.inner, rows, weights, self.units, total, points, chunk=chunk, centred=centred)
 
-    def evaluate(self, problem, params):
+    def evaluate(self, problem: Problem, params: Any) -> Any:
         """(statistics, log-likelihood) at params: one pass over the source."""
         sums = None
         for rows, weights in self.blocks():
@@ -164,16 +166,16 @@ class Stream:
         return stats, log_lik
 
     @property
-    def sums(self):
+    def sums(self) -> Any:
         """What is known of the source after a pass, for a checkpoint."""
         return np.asarray([self.total, self.in_use, self.volume], np.float64), np.asarray(self.n, np.int64)
 
-    def remember(self, kept):
+    def remember(self, kept: Any) -> Any:
         """`kept`, and what it knows of the source."""
         (self.total, self.in_use, self.volume), self.n = (float(v) for v in kept.sums[0]), int(kept.sums[1])
         return kept
 
-    def result(self, fits, history, size) -> Result:
+    def result(self, fits: Any, history: Any, size: Any) -> Result:
         """A finished fit in the data's units; size: what its verdict goes by."""
         status, degenerate = _verdict(self.inner, fits, size)
         params = self.frame.params_back(_from_units(self.units, fits.params))
@@ -293,7 +295,7 @@ class Kept(NamedTuple):
     history: np.ndarray
     centred: np.ndarray
     fresh: np.ndarray
-    sums: tuple
+    sums: tuple[Any, ...]
 
 
 def _exact(stream: Stream, algorithm, tol, max_steps, monitor: Monitor) -> Result:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxem.contract.frame import Frame
+from jaxem.contract.model import Model
 from jaxem.contract.units import each_copy
 from jaxem.engine.result import Result
 from jaxem.inputs import arrays
@@ -32,7 +33,7 @@ class Aligned(NamedTuple):
     order: jax.Array
 
 
-def align(model, params, reference, x=None) -> Aligned:
+def align(model: Model, params: Any, reference: Any, x: Any = None) -> Aligned:
     """Renumber the components of `params` so that they match those of `reference`, by optimal assignment.
 
     Matched are the components that claim the same rows: the order maximises sum_i sum_j r_ij s_i,order(j), with r the

@@ -2,16 +2,20 @@
 
 import functools
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
+from jaxem.algorithms.algorithm import Algorithm
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
+from jaxem.contract.model import Model
 from jaxem.engine.result import PROPER, Result
 from jaxem.fitting.data import check_data, check_start
 from jaxem.fitting.restarts import fit_restarts
@@ -31,7 +35,7 @@ LEARNING_RATE = 0.1
 
 
 @functools.cache
-def default_algorithms() -> dict:
+def default_algorithms() -> dict[str, Algorithm]:
     """EM, Adam and L-BFGS (memory 10, optax's own line search), made once so that each compiles once."""
     return {
         "EM": EM(),
@@ -64,7 +68,7 @@ class Comparison(NamedTuple):
     traces: list[Trace]
     best: float
 
-    def table(self, within=0.01) -> str:
+    def table(self, within: Any = 0.01) -> str:
         """The comparison as text; `within`: how close to the best (nats) counts as there."""
         heads = ("algorithm", "best", "median", "there", "evaluations", "seconds", "s in all", "s compiling")
         lines = [_table_row(heads)]
@@ -72,7 +76,15 @@ class Comparison(NamedTuple):
 
 
 def compare_algorithms(
-    model, x, starts, algorithms=None, *, weights=None, tol=1e-10, max_steps=1000, repeats=3
+    model: Model,
+    x: Any,
+    starts: Any,
+    algorithms: Mapping[str, Algorithm] | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    tol: float | jax.Array = 1e-10,
+    max_steps: int = 1000,
+    repeats: int = 3,
 ) -> Comparison:
     """Run every algorithm on `model` from the same starts, and measure.
 

@@ -1,14 +1,17 @@
 """After the fit: information criteria, and a sweep over models. Small is good; all are on the scale of -2 log L."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxem.algorithms.algorithm import Algorithm
 from jaxem.algorithms.em import EM
 from jaxem.contract.constraints import n_free_params
+from jaxem.contract.model import Model
 from jaxem.contract.posterior import posterior_of
 from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data
@@ -21,7 +24,7 @@ from jaxem.numerics.compilation import Program, work_of_arguments
 CRITERIA = ("aic", "bic", "icl")
 
 
-def aic(model, result, x, weights=None):
+def aic(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
     """Akaike's information criterion, -2 log L + 2 p, with p the number of free parameters; small is good.
 
     result: one fit of `model` on x. Akaike (1974), IEEE Transactions on Automatic Control 19, 716-723.
@@ -36,7 +39,7 @@ def aic(model, result, x, weights=None):
     return _deviance(result) + 2 * n_free_params(model, result.params)
 
 
-def bic(model, result, x, weights=None):
+def bic(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
     """The Bayesian information criterion, -2 log L + p ln n; small is good.
 
     p is the number of free parameters, n the total weight of the rows (their number without weights;
@@ -54,7 +57,7 @@ def bic(model, result, x, weights=None):
     return _deviance(result) + n_free_params(model, result.params) * jnp.log(n)
 
 
-def icl(model, result, x, weights=None):
+def icl(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
     """The integrated completed likelihood, BIC + 2 sum_i w_i H(q_i); small is good.
 
     H(q_i) is the entropy of row i's responsibilities in nats: components that overlap are paid for, so ICL chooses
@@ -118,17 +121,17 @@ class Candidate(NamedTuple):
 
 
 def select(
-    models,
-    x,
-    key,
+    models: Iterable[Model] | Mapping[Any, Model],
+    x: Any,
+    key: jax.Array,
     *,
-    n_restarts,
-    criterion="bic",
-    weights=None,
-    algorithm=EM(),  # noqa: B008  (immutable)
-    tol=DEFAULT_TOL,
-    max_steps=DEFAULT_MAX_STEPS,
-    callback=None,
+    n_restarts: int,
+    criterion: str = "bic",
+    weights: ArrayLike | None = None,
+    algorithm: Algorithm = EM(),  # noqa: B008  (immutable)
+    tol: float | jax.Array = DEFAULT_TOL,
+    max_steps: int | jax.Array = DEFAULT_MAX_STEPS,
+    callback: Callable[..., Any] | None = None,
 ) -> list[Candidate]:
     """Fit every model from `n_restarts` starts and rank them: the first of the list is the one to choose.
 
@@ -164,7 +167,7 @@ def select(
     return rank(candidates, criterion)
 
 
-def rank(candidates, criterion="bic") -> list[Candidate]:
+def rank(candidates: Any, criterion: str = "bic") -> list[Candidate]:
     """Candidates (of one sweep or of several on the same data) by a criterion, those without a proper fit last."""
     return sorted(candidates, key=lambda c: (not c.proper, np.nan_to_num(getattr(c, criterion), nan=np.inf)))
 

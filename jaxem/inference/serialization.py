@@ -7,6 +7,7 @@ functions and pickled objects are refused both ways.
 import dataclasses
 import os
 import types as _types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxem.engine import container
 from jaxem.numerics.tracing import is_traced
 
 
-def save(path, model, result_or_params, *, types=()) -> None:
+def save(path: str | os.PathLike, model: Model, result_or_params: Any, *, types: Sequence[type] = ()) -> None:
     """Write a model and its params, or a whole `Result` or `Restarts`, to the file `path` (npz).
 
     Every array keeps its bits and dtype. The file appears complete or not at all: it is written beside `path`, synced
@@ -48,7 +49,7 @@ def save(path, model, result_or_params, *, types=()) -> None:
     container.write(path, tree, arrays)
 
 
-def load(path, *, types=(), dtype=None):
+def load(path: str | os.PathLike, *, types: Sequence[type] = (), dtype: Any = None) -> Any:
     """Read what `save` wrote: (model, result_or_params), bit for bit.
 
     types: your own classes that the file may name. dtype: round floating-point arrays to this dtype on purpose, for
@@ -187,10 +188,10 @@ def _encode_array(array, where, arrays):
 class _Decoder:
     """Builds the tree back. Every array of the file is taken exactly once."""
 
-    def __init__(self, registry, arrays, dtype):
+    def __init__(self, registry: Any, arrays: Any, dtype: Any) -> None:
         self.registry, self.arrays, self.dtype, self.used = registry, arrays, dtype, set()
 
-    def decode(self, node, where):
+    def decode(self, node: Any, where: str) -> Any:
         if node is None or isinstance(node, (bool, int, str)):
             return node
         if not isinstance(node, dict):
@@ -209,7 +210,7 @@ class _Decoder:
             return {key: self.decode(item, f"{where}[{key!r}]") for key, item in content.items()}
         raise ValueError(f"header: {where} is not a known kind of value")
 
-    def build(self, name, fields, where):
+    def build(self, name: str, fields: Any, where: str) -> Any:
         if not isinstance(name, str) or name not in self.registry:
             raise ValueError(
                 f"unknown type {name!r} at {where}; if it is a class of yours, trust it by load(path, types=[...])"
@@ -226,7 +227,7 @@ class _Decoder:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {name} refuses its fields ({error})") from error
 
-    def array(self, kind, index, where):
+    def array(self, kind: Any, index: Any, where: str) -> Any:
         if type(index) is not int or not 0 <= index < len(self.arrays) or index in self.used:
             raise ValueError(f"header: {where} refers to array {index!r}, which is not there or already taken")
         self.used.add(index)
@@ -242,7 +243,7 @@ class _Decoder:
             )
         return jnp.asarray(array)
 
-    def check_all_used(self):
+    def check_all_used(self) -> None:
         if len(self.used) < len(self.arrays):
             raise ValueError(f"header: {len(self.arrays) - len(self.used)} arrays belong to nothing")
 

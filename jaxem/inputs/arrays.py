@@ -5,6 +5,8 @@ Everything here runs on the host, before anything is compiled. Traced values pas
 
 import math
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,11 @@ from jaxem.numerics.tracing import is_traced
 BUCKETS = 32
 
 
-def default_float():
+def default_float() -> Any:
     return jnp.zeros(()).dtype
 
 
-def as_rows(x, name="x"):
+def as_rows(x: Any, name: str = "x") -> Any:
     """Data as a pytree of float arrays with one leading axis; float64 stays float64 on the host for now."""
     leaves = jax.tree.leaves(x, is_leaf=_is_part)
     nested = isinstance(x, (tuple, dict)) and len(leaves) > 1 and not all(np.isscalar(leaf) for leaf in leaves)
@@ -94,17 +96,17 @@ def _from_objects(array, value, name):
         raise ValueError(f"{name}: expected numbers in rows of equal length; got {kind} ({error})") from None
 
 
-def n_rows(x) -> int:
+def n_rows(x: Any) -> int:
     return jax.tree.leaves(x)[0].shape[0]
 
 
-def first_bad_row(bad):
+def first_bad_row(bad: Any) -> Any:
     """(how many, the first) rows of a boolean array [n, ...]."""
     rows = np.asarray(bad).reshape(len(bad), -1).any(1)
     return int(rows.sum()), int(np.argmax(rows))
 
 
-def on_host(x):
+def on_host(x: Any) -> Any:
     """x with the leaves that the host can read without copying as NumPy arrays; others as they are."""
 
     def view(leaf):
@@ -115,7 +117,7 @@ def on_host(x):
     return jax.tree.map(view, x)
 
 
-def check_finite(x, name="x"):
+def check_finite(x: Any, name: str = "x") -> None:
     for leaf in jax.tree.leaves(x):
         # The sum of finite numbers may overflow, but a sum that is finite had no NaN or infinity in it.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -128,7 +130,7 @@ def check_finite(x, name="x"):
             raise ValueError(f"{name}: {count} of {len(leaf)} rows hold NaN or infinite values, the first is row {row}")
 
 
-def as_weights(weights, n, dtype):
+def as_weights(weights: Any, n: int, dtype: Any) -> Any:
     """Sample weights [n]: finite, non-negative, not all zero."""
     if weights is None:
         return np.ones(n, dtype)
@@ -150,7 +152,7 @@ def as_weights(weights, n, dtype):
     return weights.astype(dtype)
 
 
-def as_start(model, start, dtype, name="start"):
+def as_start(model: Any, start: Any, dtype: Any, name: str = "start") -> Any:
     """Params as arrays of one dtype, with the structure of the model's own."""
     if model.additive:
         want = model.constraints()
@@ -177,7 +179,9 @@ def _as_leaf(leaf, dtype, name):
         raise ValueError(f"{name}: expected an array of numbers; got a {type(leaf).__name__} ({error})") from None
 
 
-def check_number(name, value, minimum, whole=False, exclusive=False, maximum=None):
+def check_number(
+    name: str, value: Any, minimum: Any, whole: bool = False, exclusive: bool = False, maximum: Any = None
+) -> None:
     """A concrete option: a finite number of the right kind and size."""
     if is_traced(value):
         return
@@ -194,25 +198,25 @@ def check_number(name, value, minimum, whole=False, exclusive=False, maximum=Non
         raise ValueError(f"{name}: expected {kind} {limits}; got {value!r}")
 
 
-def as_number(value, dtype):
+def as_number(value: Any, dtype: Any) -> Any:
     """An option as an array [] of `dtype`, on the host unless it is traced."""
     return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
 
-def on_device(leaf, dtype):
+def on_device(leaf: Any, dtype: Any) -> Any:
     """A leaf as an array of `dtype` on the device. From the host without a program, of which every shape needs one."""
     if isinstance(leaf, np.ndarray):
         return jax.device_put(leaf.astype(dtype, copy=False))
     return jnp.asarray(leaf, dtype)
 
 
-def check_concrete(name, value):
+def check_concrete(name: str, value: Any) -> None:
     """A number that sets shapes cannot be traced."""
     if is_traced(value):
         raise ValueError(f"{name}: expected a number known when the program is compiled; got a traced value")
 
 
-def check_key(key, name="key"):
+def check_key(key: Any, name: str = "key") -> None:
     """A single random key, of the new kind or the old."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -228,7 +232,7 @@ def bucket(n: int) -> int:
     return -(-n // step) * step
 
 
-def pad_rows(x, weights, n):
+def pad_rows(x: Any, weights: Any, n: int) -> Any:
     """x and weights with rows of weight 0 added up to n rows. Any valid row will do: the first is repeated."""
 
     def pad(leaf):
@@ -246,7 +250,7 @@ def pad_rows(x, weights, n):
 BLOCK_ROWS = 1 << 16
 
 
-def map_rows(function, x, dtype):
+def map_rows(function: Callable, x: Any, dtype: Any) -> Any:
     """function(rows) as arrays of `dtype`, block by block: no copy of all rows in a wider dtype."""
     n = n_rows(x)
     blocks = [jax.tree.map(lambda leaf, at=i: leaf[at : at + BLOCK_ROWS], x) for i in range(0, n, BLOCK_ROWS)]
@@ -254,7 +258,7 @@ def map_rows(function, x, dtype):
     return moved[0] if len(moved) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *moved)
 
 
-def check_algorithm(algorithm):
+def check_algorithm(algorithm: Any) -> None:
     if isinstance(algorithm, type) or not (hasattr(algorithm, "propose") and hasattr(algorithm, "init")):
         hint = " (it follows a source: fit_stream takes it, and x itself is a source)" if _is_online(algorithm) else ""
         raise ValueError(f"algorithm: expected an algorithm such as jaxem.EM(); got {algorithm!r}{hint}")

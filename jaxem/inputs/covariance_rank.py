@@ -4,6 +4,8 @@ One pass finds the range of every column; linear dependence is looked for in a s
 that span all directions in a sample span them in the whole.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -14,7 +16,7 @@ SAMPLE_ROWS = 4096
 NAMED = 1e-3
 
 
-def check_spread(x, weights, metric, dtype):
+def check_spread(x: Any, weights: Any, metric: Any, dtype: Any) -> None:
     """Raise ValueError where rows x [n, d] have no standard units in `dtype`: see `units.standardize` for `metric`.
 
     A covariance that is not determined has no maximum-likelihood value: a column that is constant ("full", "diag"),
@@ -29,7 +31,7 @@ def check_spread(x, weights, metric, dtype):
         _check_rank(x, np.maximum(np.abs(low), np.abs(high)), reach, dtype)
 
 
-def check_ranges(low, high, metric, dtype):
+def check_ranges(low: Any, high: Any, metric: Any, dtype: Any) -> Any:
     """The reach of every column between its smallest and largest value; ValueError where there is no unit in it."""
     with np.errstate(over="ignore"):
         reach = np.asarray(high, np.float64) - np.asarray(low, np.float64)
@@ -38,7 +40,7 @@ def check_ranges(low, high, metric, dtype):
     return reach
 
 
-def column_range(x):
+def column_range(x: Any) -> Any:
     """(smallest, largest) value of every column of x [n, d], on the host."""
     if isinstance(x, jax.Array):
         return np.asarray(x.min(0)), np.asarray(x.max(0))

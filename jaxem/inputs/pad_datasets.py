@@ -1,12 +1,15 @@
 """Many data sets of different sizes in one program: the same length for all, by rows of weight 0."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 
 from jaxem.inputs import arrays
 
 
-def pad_datasets(datasets):
+def pad_datasets(datasets: Sequence[Any]) -> tuple[Any, jax.Array]:
     """(x [b, n, ...], weights [b, n]) from b data sets of n_i rows each; what fills them up has weight 0.
 
     With them `jax.vmap` fits all data sets in one compiled program, each with the result it would have alone.

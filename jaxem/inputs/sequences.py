@@ -1,5 +1,6 @@
 """Sequences as rows: [n, t, ...], one of them [t, ...], or padded ones with their lengths, in one canonical form."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +25,16 @@ class Sequences(NamedTuple):
     single: Any = None
 
     @property
-    def shape(self):
+    def shape(self) -> Any:
         """(n, t)."""
         return jax.tree.leaves(self.values)[0].shape[:2]
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         return jax.tree.leaves(self.values)[0].dtype
 
     @property
-    def n_observations(self):
+    def n_observations(self) -> Any:
         """The length of each sequence [n], as a float."""
         n, t = self.shape
         return np.full(n, t, self.dtype) if self.lengths is None else self.lengths
@@ -47,12 +48,12 @@ class Prepared(NamedTuple):
     frame: Any
 
     @property
-    def shape(self):
+    def shape(self) -> Any:
         """(n, t)."""
         return self.frame.shape[1], self.frame.shape[0]
 
 
-def pad_sequences(sequences):
+def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray]:
     """(values [n, t, ...], lengths [n]) from a list of n arrays [t_i, ...] of unequal lengths; zeros fill up.
 
     >>> values, lengths = pad_sequences([[1.0, 2.0, 3.0], [4.0]])
@@ -67,7 +68,7 @@ def pad_sequences(sequences):
     return values, lengths
 
 
-def split_lengths(x, row_ndim):
+def split_lengths(x: Any, row_ndim: int) -> Any:
     """(values, lengths or None). A pair is values and lengths, unless one row is itself several arrays."""
     several = not isinstance(row_ndim, int)
     if isinstance(x, tuple) and len(x) == 2 and (not several or isinstance(x[0], tuple)):
@@ -75,14 +76,14 @@ def split_lengths(x, row_ndim):
     return x, None
 
 
-def is_single(x, row_ndim) -> bool:
+def is_single(x: Any, row_ndim: int) -> bool:
     """True for one sequence given without an axis of sequences."""
     if isinstance(x, Sequences):
         return x.single is not None
     return _extra_axes(split_lengths(x, row_ndim)[0], row_ndim) == 1
 
 
-def as_sequences(x, row_ndim, name="x") -> Sequences:
+def as_sequences(x: Any, row_ndim: int, name: str = "x") -> Sequences:
     """The canonical form of what a person gives; traceable. What lies beyond a length becomes the first value."""
     if isinstance(x, Sequences):
         return x
@@ -150,7 +151,7 @@ def _filled(values, lengths):
 # --- time-major rows, as the recursions and the emissions take them --------------------------------------------------
 
 
-def time_rows(sequences):
+def time_rows(sequences: Any) -> Any:
     """The observations as rows [t n, ...], all sequences' first ones first."""
 
     def flatten(leaf):
@@ -159,17 +160,17 @@ def time_rows(sequences):
     return jax.tree.map(flatten, sequences.values)
 
 
-def from_time_rows(rows, n, t):
+def from_time_rows(rows: Any, n: int, t: Any) -> Any:
     """Leaves [n, t, ...] from rows [t n, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(t, n, *leaf.shape[1:]).swapaxes(0, 1), rows)
 
 
-def inside(lengths, t):
+def inside(lengths: Any, t: Any) -> Any:
     """Which observations count: bool [t, n], or None where all do."""
     return None if lengths is None else jnp.arange(t)[:, None] < lengths
 
 
-def time_weights(sequences, weights):
+def time_weights(sequences: Any, weights: Any) -> Any:
     """Weights of the rows [t n]: their sequence's, 0 beyond its length; None where all are 1."""
     n, t = sequences.shape
     mask = inside(sequences.lengths, t)
@@ -179,7 +180,7 @@ def time_weights(sequences, weights):
     return (weights if mask is None else jnp.where(mask, weights, 0)).ravel()
 
 
-def volume_of_sequences(lengths, volume):
+def volume_of_sequences(lengths: Any, volume: Any) -> Any:
     """log-volumes [n] of sequences from the observations' own: one number, or one for each of [t n] if they differ."""
     n = len(lengths)
     if np.ndim(volume) == 0:

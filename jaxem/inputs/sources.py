@@ -20,7 +20,7 @@ SAMPLE_ROWS, SAMPLE_RUNS = 1 << 16, 64
 class SourceError(RuntimeError):
     """A source could not be read to its end. result: the fit up to then (INTERRUPTED), None before its first pass."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(message)
         self.result: Any = None
 
@@ -41,7 +41,7 @@ class Source:
     weights: the same kind of thing, or None. model: says what rows are.
     """
 
-    def __init__(self, model, source: Any, weights: Any = None, block_rows=None):
+    def __init__(self, model: Any, source: Any, weights: Any = None, block_rows: Any = None) -> None:
         self.model, self.source, self.weights = model, source, weights
         self.sliceable = all(hasattr(part, "shape") and hasattr(part, "__getitem__") for part in _parts(source))
         if not self.sliceable and isinstance(source, (tuple, dict)):
@@ -83,7 +83,7 @@ class Source:
         else:
             yield from zip(pieces, _fresh(self.weights), strict=True)
 
-    def blocks(self):
+    def blocks(self) -> Any:
         """All rows once, as blocks of one size. Raises `SourceError` where the source does."""
         kept, n_kept = [], 0
         try:
@@ -182,7 +182,7 @@ def _split(pieces, n):
 AHEAD = 2
 
 
-def read_ahead(blocks, change):
+def read_ahead(blocks: Any, change: Any) -> Any:
     """change(block) for every block, made by a thread (NumPy alone: it does not know the caller's jax settings)."""
     waiting, stop = queue.Queue(AHEAD), threading.Event()
 

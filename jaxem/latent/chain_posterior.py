@@ -48,22 +48,22 @@ class ChainPosterior(Posterior):
     emission: Any = None
     potentials: Any = None
 
-    def marginals(self):
+    def marginals(self) -> jax.Array:
         return self.posterior
 
-    def assignment_entropy(self):
+    def assignment_entropy(self) -> jax.Array:
         """The entropy of the path of states [n], in nats."""
         return -self._expected_log(self)
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         own = self.assignment_entropy()
         return own if self.emission is None else own + self._over_states(self.emission.entropy())
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         own = self._expected_log(self) - self._expected_log(other)
         return own if self.emission is None else own + self._over_states(self.emission.kl(other.emission))
 
-    def hardened(self):
+    def hardened(self) -> Any:
         """All of the probability on the most probable path (Viterbi), and the logarithm of its probability [n]."""
         potentials = self._known(self)
         initial, transition, log_density, mask = potentials.chain()
@@ -74,7 +74,7 @@ class ChainPosterior(Posterior):
         hard = dataclasses.replace(self, posterior=states.swapaxes(0, 1), transitions=transitions, potentials=None)
         return hard, log_joint - potentials.log_norm
 
-    def draw(self, key):
+    def draw(self, key: jax.Array) -> Any:
         """Paths of states drawn from the posterior, [n, t] of int; -1 beyond the end of a sequence."""
         initial, transition, log_density, mask = self._known(self).chain()
         path = forward_backward.draw_path(key, initial, transition, log_density)

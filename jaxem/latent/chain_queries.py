@@ -13,7 +13,7 @@ from jaxem.inputs.sequences import SAMPLE_LENGTH, from_time_rows, is_single, tim
 from jaxem.latent import forward_backward
 
 
-def future_densities(frame: Frame, outcome):
+def future_densities(frame: Frame, outcome: Any) -> Any:
     """Log densities [n, h] of single observations: on the host all of them have one volume."""
     volume = np.max(frame.units.inner.inner.log_volume())  # pyright: ignore[reportAttributeAccessIssue]
     return arrays.on_device(np.asarray(outcome, np.float64) - volume, frame.dtype) if volume else outcome
@@ -33,18 +33,18 @@ class ChainQueries:
         """Without the axis of sequences where x is one sequence."""
         return result[0] if is_single(x, self.emission.row_ndim) else result
 
-    def posterior(self, params, x):
+    def posterior(self, params: Any, x: Any) -> jax.Array:
         """Smoothed marginals p(z_t | x) [n, t, k], or [t, k] for one sequence; 0 beyond the end of a sequence."""
         return self._as_given(x, self.e_step(params, x).resp.posterior)
 
     @compiled_method()
-    def filtered(self, params, x):
+    def filtered(self, params: Any, x: Any) -> Any:
         """p(z_t | x_1, ..., x_t) [n, t, k], or [t, k]; 0 beyond the end of a sequence."""
         chain, mask, _ = self._chain(params, x)
         return self._as_given(x, rows_first(jnp.exp(forward_backward.log_filter(*chain)[0]), mask))
 
     @compiled_method()
-    def pairwise(self, params, x):
+    def pairwise(self, params: Any, x: Any) -> Any:
         """p(z_t = i, z_t+1 = j | x) [n, t - 1, k, k], or [t - 1, k, k]; 0 where t + 1 lies beyond the end."""
         chain, mask, _ = self._chain(params, x)
         both = forward_backward.pairwise(*chain)
@@ -52,19 +52,19 @@ class ChainQueries:
         return self._as_given(x, both.swapaxes(0, 1))
 
     @compiled_method()
-    def decode(self, params, x):
+    def decode(self, params: Any, x: Any) -> Any:
         """The most probable states together (Viterbi) [n, t] of int, or [t]; -1 beyond the end of a sequence."""
         (initial, transition, log_density), mask, _ = self._chain(params, x)
         path = forward_backward.viterbi(initial, transition, log_density, mask)[0]
         return self._as_given(x, (path if mask is None else jnp.where(mask, path, -1)).T)
 
-    def predict(self, params, x):
+    def predict(self, params: Any, x: Any) -> jax.Array:
         """The most probable state of every observation by itself [n, t], or [t]; -1 beyond the end of a sequence."""
         posterior = self.posterior(params, x)
         return jnp.where(posterior.sum(-1) > 0, jnp.argmax(posterior, -1), -1)
 
     @compiled_method(static=("n_steps",))
-    def forecast(self, params, x, n_steps: int = 1):
+    def forecast(self, params: Any, x: Any, n_steps: int = 1) -> Any:
         """p(z_t+h | x) for h = 1, ..., n_steps after the end of each sequence: [n, n_steps, k], or [n_steps, k].
 
         The observation there is a mixture of the emissions with these weights: see `forecast_log_prob`.
@@ -83,7 +83,7 @@ class ChainQueries:
         return self._as_given(x, jax.lax.scan(step, jnp.exp(last), None, n_steps)[1].swapaxes(0, 1))
 
     @compiled_method(gives=future_densities)
-    def forecast_log_prob(self, params, x, future):
+    def forecast_log_prob(self, params: Any, x: Any, future: Any) -> Any:
         """log p(x_t+h | x), each by itself, for the h-th value of future [n, h, ...]: [n, h], or [h] for one."""
         future = self.rows(future)
         n, h = future.shape
@@ -102,17 +102,17 @@ class ChainQueries:
         first = jax.random.categorical(first_key, jnp.log(self._initial(params)), shape=(n,))
         return jax.lax.scan(step, first, jnp.stack(keys[1:]))[1]
 
-    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+    def sample_joint(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
         """(states [n, t] of int, values [n, t, ...]): n sequences of length t."""
         state_key, value_key = jax.random.split(key)
         states = self._sample_states(params, state_key, n, t)
         return states.T, _emitted(states, self.emission.sample(params.emissions, value_key, n * t))
 
-    def sample(self, params, key, n, t=SAMPLE_LENGTH):
+    def sample(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
         """n sequences of length t drawn from the model: [n, t, ...]."""
         return self.sample_joint(params, key, n, t)[1]
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Sequences as many and as long as those of x, in the form of `rows(x)`."""
         x = self.rows(x)
         state_key, value_key = jax.random.split(key)
@@ -120,7 +120,7 @@ class ChainQueries:
         rows = self.emission.sample_like(params.emissions, value_key, time_rows(x))
         return x._replace(values=_emitted(states, rows))
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         rows = self.rows(x)
         resp = self.e_step(params, x).resp.posterior
         means = from_time_rows(self.emission.conditional_mean(params.emissions, time_rows(rows)), *rows.shape)
@@ -135,6 +135,6 @@ def _emitted(states, rows):
     return from_time_rows(chosen, n, t)
 
 
-def rows_first(values, mask):
+def rows_first(values: Any, mask: Any) -> Any:
     """[n, t, k] from [t, n, k], 0 where mask [t, n] is False."""
     return (values if mask is None else jnp.where(mask[..., None], values, 0)).swapaxes(0, 1)

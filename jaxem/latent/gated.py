@@ -37,10 +37,10 @@ class GatedPosterior(Responsibilities):
     component: Any
     log_odds: Any
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         raise NotProvidedError(self, "entropy", "the gate's part of Q is a quadratic")
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         raise NotProvidedError(self, "kl", "the gate's part of Q is a quadratic")
 
 
@@ -65,27 +65,27 @@ class GatedUnits(Units):
     inverse: Any
 
     @property
-    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.broadcasts
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.inner.rows(x[0]), jnp.dot(x[1], self.matrix, precision=PRECISION)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.inner.rows_back(z[0]), jnp.dot(z[1], self.inverse, precision=PRECISION)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         gate = jnp.dot(params.gate, self.inverse.T, precision=PRECISION)
         return GatedParams(gate, self.inner.params(params.components))
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         gate = jnp.dot(params.gate, self.matrix.T, precision=PRECISION)
         return GatedParams(gate, self.inner.back(params.components))
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.inner.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return self.inner.loses_digits(params.components)
 
 
@@ -108,16 +108,16 @@ class GatedMixture(Discrete, Draws, Model):
 
     start_kinds = starts.KINDS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, int) or self.n_components < 2:
             raise ValueError(f"n_components: expected a whole number of at least 2; got {self.n_components!r}")
 
-    def labelled(self, x, labels):
+    def labelled(self, x: Any, labels: Any) -> Any:
         x = self.rows(x)
         component, rows = label_rows(self.component, x[0], labels, x[1].shape[:1], self.n_components)
         return dataclasses.replace(self, component=component), (rows, x[1])
 
-    def init(self, key, x, weights=None, kind=0):
+    def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
         units = self.units(x, weights)
         z = units.rows(x)
         rows = self.component.embed(z[0], weights)
@@ -128,7 +128,7 @@ class GatedMixture(Discrete, Draws, Model):
         components = self.component.init_components(jax.random.fold_in(key, 1), z[0], resp * weights[:, None])
         return units.back(GatedParams(gate, components))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         latent, log_prob = self.component.e_step(params.components, x[0])
         log_odds = self._log_odds(params, x[1])
         resp, log_prob = normalized((log_prob + jax.nn.log_softmax(log_odds)).T)
@@ -138,7 +138,7 @@ class GatedMixture(Discrete, Draws, Model):
         log_odds = jnp.dot(columns, params.gate.T, precision=PRECISION)
         return jnp.concatenate([jnp.zeros_like(columns[:, :1]), log_odds], 1)
 
-    def sufficient_statistics(self, resp, x, weights=None):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         resp = resp if isinstance(resp, GatedPosterior) else _at_even_odds(resp)
         weights = jnp.ones_like(resp.resp[:, 0]) if weights is None else weights
         components = self.component.sufficient_statistics(resp.component, x[0], resp.resp * weights[:, None])
@@ -158,7 +158,7 @@ class GatedMixture(Discrete, Draws, Model):
         rest = (resp.resp * log_gate).sum(1) - ((slope + 0.5 * bent) * log_odds).sum(1)
         return curvature, target, weights @ rest
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         components = self.component.maximize(stats.components, None if params is None else params.components)
         return GatedParams(self._gate(stats.curvature, stats.target), components)
 
@@ -169,50 +169,50 @@ class GatedMixture(Discrete, Draws, Model):
         eye = jnp.eye(target.size, dtype=curvature.dtype)
         return linalg.solve_positive(curvature + ridge * eye, target.reshape(-1, 1)).reshape(target.shape)
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         """Q, in which the gate's part is the quadratic that touches it where the statistics were taken."""
         bent = jnp.tensordot(stats.curvature, params.gate, 2, precision=PRECISION)
         gate = stats.rest + ((stats.target - 0.5 * bent) * params.gate).sum()
         return gate + self.component.expected_log_joint(params.components, stats.components)
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Rows for the gating columns of x: the pair (rows, columns)."""
         hidden_key, row_key = jax.random.split(key)
         hidden = jax.random.categorical(hidden_key, self._log_odds(params, x[1]))
         rows = self.component.sample_like(params.components, row_key, x[0])
         return jax.tree.map(lambda leaf: leaf[jnp.arange(len(hidden)), hidden], rows), x[1]
 
-    def constraints(self):
+    def constraints(self) -> Any:
         return GatedParams(Real(), self.component.constraints())
 
-    def predict(self, params, x):
+    def predict(self, params: Any, x: Any) -> jax.Array:
         """The most probable component of each row [n]."""
         return jnp.argmax(self.posterior(params, x), -1)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         raise NotProvidedError(self, "sample", "rows need gating columns: use sample_like(params, key, x)")
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         gate = jnp.concatenate([jnp.zeros_like(params.gate[:1]), params.gate])[jnp.asarray(order)]
         return GatedParams((gate - gate[:1])[1:], self.component.permute(params.components, order))
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.component.prepare(x[0], weights, centred), x[1]
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         return self.component.shared_log_lik(params.components, stats.components)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return self.component.ill_conditioned(params.components)
 
     # --- units --------------------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         share = jnp.ones_like(x[1][:, 0]) if weights is None else weights
         matrix = whitening(x[1], share / share.sum())
         return GatedUnits(self.component.units(x[0], weights), matrix, jnp.linalg.inv(matrix))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         """That of the component; the gating columns stay as they are."""
         inner = self.component.origin(None if x is None else x[0], None if params is None else params.components)
         if inner.is_identity:
@@ -221,7 +221,7 @@ class GatedMixture(Discrete, Draws, Model):
         eye = np.eye(columns.shape[-1])
         return GatedUnits(inner, eye, eye)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         if not isinstance(x, tuple) or len(x) != 2 or np.ndim(x[1]) != 2:
             raise ValueError("x: expected the pair (rows of the component, gating columns [n, g])")
         self.component.check(x[0], None if params is None else params.components)
@@ -229,7 +229,7 @@ class GatedMixture(Discrete, Draws, Model):
         if params is not None and np.shape(params.gate) != want:
             raise ValueError(f"start.gate: expected shape {want}; got {np.shape(params.gate)}")
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         self.component.check_fit(x[0], weights, dtype)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxem.contract.model import EStep, Model, model_class
@@ -33,13 +34,13 @@ class Hard(Wrapper, Model):
     normalised = False
     has_params_of_its_model = True
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         resp, log_prob = self.model.e_step(params, x)
         hard, log_share = as_posterior(resp).hardened()
         # log p(x, z) = log p(x) + log p(z | x) at the most probable z.
         return EStep(as_resp(hard), log_prob + log_share)
 
-    def predict(self, params, x):
+    def predict(self, params: Any, x: Any) -> jax.Array:
         """The hidden value that the E-step assigns, [n] of int; -1 beyond the end of a sequence."""
         marginals = self.posterior(params, x)
         return jnp.where(marginals.sum(-1) > 0, jnp.argmax(marginals, -1), -1)

@@ -87,7 +87,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     start_kinds = starts.KINDS
     judged_by_statistics = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         k = self.n_states
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"n_states: expected a whole number of at least 1; got {k!r}")
@@ -108,22 +108,22 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- data: a row is a sequence ---------------------------------------------------------------------------
 
-    def rows(self, x) -> Sequences:
+    def rows(self, x: Any) -> Sequences:
         return as_sequences(x, self.emission.row_ndim)
 
-    def n_observations(self, x, weights=None):
+    def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
         """The total length of the sequences, each times its weight."""
         lengths = self.rows(x).n_observations
         return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
 
-    def labelled(self, x, labels):
+    def labelled(self, x: Any, labels: Any) -> Any:
         x = self.rows(x)
         if x.single is not None:
             labels = (labels if is_traced(labels) else np.asarray(labels))[None]
         emission, values = label_rows(self.emission, x.values, labels, x.shape, self.n_states)
         return dataclasses.replace(self, emission=emission), x._replace(values=values)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, Prepared):
             return x
         x = self.rows(x)
@@ -151,7 +151,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
             log_density = jnp.where(mask[..., None], log_density, 0)
         return (self._initial(params), params.transition, log_density), mask, latent
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         x = x if isinstance(x, Prepared) else self.rows(x)
         chain, mask, latent = self._chain(params, x)
         log_norm, posterior, transitions = forward_backward.smooth(*chain, mask, self.method)
@@ -160,7 +160,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights=None):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         x = self.prepare(x)
         n = x.shape[0]
         weights = jnp.ones(n, resp.posterior.dtype) if weights is None else weights
@@ -175,7 +175,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         weighted = weighted if mask is None else jnp.where(mask.T[..., None], weighted, 0)
         return weighted.swapaxes(0, 1).reshape(-1, self.n_states)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         emissions = self.emission.maximize(stats.emissions, None if params is None else params.emissions)
         even = self._even_transition(stats.transitions.dtype)
         incumbent = even if params is None else params.transition
@@ -192,14 +192,14 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         allowed = np.ones((self.n_states,) * 2) if self.allowed is None else np.asarray(self.allowed, float)
         return jnp.asarray(allowed / allowed.sum(1, keepdims=True), dtype)
 
-    def constraints(self):
+    def constraints(self) -> Any:
         initial = Simplex() if self.initial == "free" else Fixed(Simplex())
         transition = Simplex() if self.allowed is None else markov.SparseSimplex(self.allowed)
         return HMMParams(initial, transition, self.emission.constraints())
 
     # --- starts ----------------------------------------------------------------------------------------------
 
-    def init(self, key, x, weights=None, kind=0):
+    def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
         """A random start: emissions as a mixture of all observations would start, transitions random, some sticky."""
         emission_key, row_key, chain_key = jax.random.split(key, 3)
         x = self.rows(x)
@@ -212,7 +212,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         transition = self._random_transition(chain_key, resp.dtype)
         return units.back(self._at_even_initial(transition, emissions))
 
-    def pooled(self, x, weights=None):
+    def pooled(self, x: Any, weights: jax.Array | None = None) -> Any:
         x = self.rows(x)
         units = self.units(x, weights)
         z = units.rows(x)
@@ -229,7 +229,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     def _at_even_initial(self, transition, emissions):
         return HMMParams(jnp.full(self.n_states, 1 / self.n_states, transition.dtype), transition, emissions)
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """Mean and mean square of each sequence's observations, in the emission's own coordinates."""
         x = self.rows(x)
         counts = time_weights(x, weights)
@@ -250,11 +250,11 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- Q and the bound -------------------------------------------------------------------------------------
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         chain = xlogy(stats.initial, self._initial(params)).sum() + xlogy(stats.transitions, params.transition).sum()
         return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         """Those of Dirichlet priors on the initial and every row of the transition probabilities; the emissions' own.
 
         `strength.initial` sequences in all, `strength.transition` transitions from every state.
@@ -264,26 +264,26 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         transitions = strength.transition * params.transition
         return HMMStats(strength.initial * self._initial(params), transitions, emissions)
 
-    def log_prior(self, params):
+    def log_prior(self, params: Any) -> Any:
         return self.emission.log_prior(params.emissions)
 
     # --- what else the loop asks -----------------------------------------------------------------------------
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         emissions = self.emission.permute(params.emissions, order)
         return HMMParams(params.initial[order], params.transition[order][:, order], emissions)
 
-    def degenerate(self, params, stats):
+    def degenerate(self, params: Any, stats: Any) -> Any:
         count = stats.emissions.count
         return self.emission.degenerate(params.emissions, count) & ~self.empty(params, stats)
 
-    def empty(self, params, stats):
+    def empty(self, params: Any, stats: Any) -> Any:
         return stats.emissions.count < EMPTY_BELOW
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         self.emission.check_finite(self.rows(x).values)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self._check_size(params)
         x = self.rows(x)
         try:
@@ -292,7 +292,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
             time, sequence = divmod(error.row, x.shape[0])
             raise error.at(f"time {time}" + ("" if x.single is not None else f" of sequence {sequence}")) from None
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         rows = time_rows(self.rows(x))
         if arrays.n_rows(rows) < self.n_states:
             raise ValueError(
@@ -300,7 +300,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
             )
         self.emission.check_fit(rows, None, dtype)
 
-    def check_resp(self, resp, x):
+    def check_resp(self, resp: Any, x: Any) -> None:
         k, (n, t) = self.n_states, self.rows(x).shape
         for name, want in (("posterior", (n, t, k)), ("transitions", (n, k, k))):
             got = np.shape(getattr(resp, name, ()))
@@ -322,22 +322,22 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
             raise ValueError(f"start.emissions: expected leaves of shape [{self.n_states}, ...]; got {np.shape(leaf)}")
         return leaf
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         return self.emission.shared_log_lik(params.emissions, stats.emissions)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return self.emission.ill_conditioned(params.emissions)
 
-    def refined(self, params, resp, z, weights=None):
+    def refined(self, params: Any, resp: Any, z: Any, weights: jax.Array | None = None) -> Any:
         z = self.rows(z)
         emissions = self.emission.refined(params.emissions, time_rows(z), self._counts(resp, z, weights))
         return params._replace(emissions=emissions)
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         x = self.rows(x)
         return self._of_emission(self.emission.units(time_rows(x), time_weights(x, weights)), x)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         rows = None if x is None else time_rows(self.rows(x))
         return self._of_emission(self.emission.origin(rows, None if params is None else params.emissions), x)
 
@@ -357,14 +357,14 @@ class ChainUnits(FieldUnits):
     stationary: bool = static(default=False)
 
     @property
-    def is_identity(self):
+    def is_identity(self) -> bool:
         return self.inner.is_identity and not self.stationary
 
     @property
-    def broadcasts(self):
+    def broadcasts(self) -> bool:
         return self.inner.broadcasts and not self.stationary
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         if self.stationary:
             params = params._replace(initial=markov.stationary(params.transition))
         return super().back(params)

@@ -20,7 +20,7 @@ class Smoothed(Posterior):
     cross: Any
 
 
-def smooth(params, rows, used):
+def smooth(params: Any, rows: Any, used: Any) -> Any:
     """(Smoothed of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
 
     Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
@@ -62,15 +62,15 @@ def smooth(params, rows, used):
     return Smoothed(mean, cov, cross), log_probs.sum()
 
 
-def predicted_cov(params, cov):
+def predicted_cov(params: Any, cov: Any) -> Any:
     """Covariance one step on."""
     return params.transition @ cov @ params.transition.T + jnp.eye(cov.shape[-1], dtype=cov.dtype)
 
 
-def observed_mean(params, z):
+def observed_mean(params: Any, z: Any) -> Any:
     return z @ params.loadings.T + params.offset
 
 
-def observed_cov(params, cov):
+def observed_cov(params: Any, cov: Any) -> Any:
     noise = jnp.diag(params.noise)
     return params.loadings @ cov @ params.loadings.T + noise

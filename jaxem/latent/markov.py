@@ -1,6 +1,7 @@
 """The chain of a hidden Markov model by itself: its stationary distribution, and M-steps for its transitions."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class SparseSimplex(Simplex):
     The coordinates are log-odds against a row's last allowed entry; those of forbidden entries are not used.
     """
 
-    allowed: tuple = ()
+    allowed: tuple[Any, ...] = ()
 
     event_ndim = 2
 
@@ -33,48 +34,48 @@ class SparseSimplex(Simplex):
         others = np.array([np.delete(np.arange(allowed.shape[1]), j) for j in last])
         return allowed, last, others
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         allowed, _, others = self._layout()
         rows = np.arange(len(allowed))[:, None]
         logits = jnp.zeros((*free.shape[:-1], allowed.shape[1]), free.dtype).at[..., rows, others].set(free)
         return jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), -1)
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         allowed, last, others = self._layout()
         rows = np.arange(len(allowed))
         logs = jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
         odds = jnp.where(allowed, logs - logs[..., rows, last][..., None], 0)
         return odds[..., rows[:, None], others]
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         return int(np.prod(shape[:-2])) * int((np.asarray(self.allowed).sum(1) - 1).sum())
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         forbidden = ~np.asarray(self.allowed, bool)
         return super().violation(value) or ("is not 0 where it is not allowed" if value[forbidden].any() else None)
 
 
-def stationary(transition):
+def stationary(transition: Any) -> Any:
     """The distribution pi with pi transition = pi [k]; NaN where there are several (a chain that falls apart)."""
     k = transition.shape[-1]
     system = jnp.eye(k, dtype=transition.dtype) - transition.T + 1
     return jnp.maximum(linalg.solve(system, jnp.ones(k, transition.dtype)), 0)
 
 
-def normalized_rows(counts, incumbent):
+def normalized_rows(counts: Any, incumbent: Any) -> Any:
     """Each row of counts over its sum; a row without counts is the incumbent's."""
     total = counts.sum(-1, keepdims=True)
     alive = total > counts.sum() * jnp.finfo(counts.dtype).eps ** 2
     return jnp.where(alive, counts / jnp.where(alive, total, 1), incumbent)
 
 
-def chain_objective(initial_counts, counts, transition):
+def chain_objective(initial_counts: Any, counts: Any, transition: Any) -> Any:
     """E[log p(z)] of a chain that starts in its stationary distribution; -inf where it has none."""
     value = xlogy(initial_counts, stationary(transition)).sum() + xlogy(counts, transition).sum()
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def stationary_m_step(initial_counts, counts, incumbent):
+def stationary_m_step(initial_counts: Any, counts: Any, incumbent: Any) -> Any:
     """Transitions with a higher E[log p(z)] than the incumbent, for a chain with stationary start.
 
     At a maximum, transition_ij is proportional to counts_ij + transition_ij d_ij, d being the derivative of the

@@ -70,7 +70,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     start_kinds = starts.KINDS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mixing not in ("free", "fixed"):
             raise ValueError(f"mixing: expected 'free' or 'fixed' (weights stay as in the start); got {self.mixing!r}")
         k = self.n_components
@@ -85,26 +85,28 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return self.component.row_ndim
 
     @property
-    def judged_by_statistics(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def judged_by_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.component.judged_by_statistics
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.component.rows(x)
 
-    def n_observations(self, x, weights=None):
+    def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.component.n_observations(x, weights)
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.component.embed(x, weights)
 
-    def labelled(self, x, labels):
+    def labelled(self, x: Any, labels: Any) -> Any:
         x = self.component.rows(x)
         component, x = label_rows(self.component, x, labels, (arrays.n_rows(x),), self.n_components)
         return dataclasses.replace(self, component=component), x
 
     # --- starts --------------------------------------------------------------------------------------------------
 
-    def init(self, key, x, weights=None, kind=0, n_active=None) -> MixtureParams:
+    def init(
+        self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0, n_active: Any = None
+    ) -> MixtureParams:
         """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
         units = self.units(x, weights)
         z = units.rows(x)
@@ -112,7 +114,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         resp = starts.responsibilities(kind, key, rows, weights, self.n_components, n_active, self.start_spread)
         return self._from_resp(key, self.component.informed(resp, z), units, z, weights)
 
-    def pooled(self, x, weights=None):
+    def pooled(self, x: Any, weights: jax.Array | None = None) -> Any:
         units = self.units(x, weights)
         z = units.rows(x)
         even = jnp.full((arrays.n_rows(z), self.n_components), 1 / self.n_components, jax.tree.leaves(z)[0].dtype)
@@ -126,20 +128,20 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- EM ------------------------------------------------------------------------------------------------------
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         # A component of weight 0 has log weight -inf and takes no row; the density is what the others give.
         latent, joint = self.component.weighted_e_step(params.components, jnp.log(params.weights), x)
         resp, log_prob = normalized(joint.T)
         resp = resp.T
         return EStep(resp if latent is None else MixturePosterior(resp, latent), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights=None) -> MixtureStats:
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> MixtureStats:
         posterior = as_posterior(resp)
         weighted = posterior.resp if weights is None else posterior.resp * weights[:, None]
         stats = self.component.sufficient_statistics(posterior.component, x, weighted)
         return MixtureStats(stats.count, stats)
 
-    def maximize(self, stats, params=None) -> MixtureParams:
+    def maximize(self, stats: Any, params: Any = None) -> MixtureParams:
         components = self.component.maximize(stats.components, None if params is None else params.components)
         return MixtureParams(self._weights(stats.count, params), components)
 
@@ -152,33 +154,33 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         weights = Simplex() if self.mixing == "free" else Fixed(Simplex())
         return MixtureParams(weights, self.component.constraints())
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         weights = xlogy(stats.count, params.weights).sum()
         return weights + self.component.expected_log_joint(params.components, stats.components)
 
-    def pseudo_statistics(self, params, strength, units=None) -> MixtureStats:
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> MixtureStats:
         """Those of a Dirichlet prior on the weights, `strength.weights` rows in all, and the components' own."""
         units = (units or Identity()).inner
         components = self.component.pseudo_statistics(params.components, strength.components, units)
         return MixtureStats(strength.weights * params.weights, components)
 
-    def refined(self, params, resp, z, weights=None):
+    def refined(self, params: Any, resp: Any, z: Any, weights: jax.Array | None = None) -> Any:
         resp = as_posterior(resp).resp
         weighted = resp if weights is None else resp * weights[:, None]
         return params._replace(components=self.component.refined(params.components, z, weighted))
 
     # --- at given params -----------------------------------------------------------------------------------------
 
-    def predict(self, params, x):
+    def predict(self, params: Any, x: Any) -> jax.Array:
         """The most probable component of each row [n]."""
         return jnp.argmax(self.posterior(params, x), -1)
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         resp = self.posterior(params, x)
         means = self.component.conditional_mean(params.components, x)
         return jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 2)) * leaf).sum(1), means)
 
-    def sample_joint(self, params, key, n):
+    def sample_joint(self, params: Any, key: jax.Array, n: int) -> Any:
         """(hidden component [n], rows): n draws of the hidden variable and what it emits."""
         hidden_key, row_key = jax.random.split(key)
         return self._emit(params, hidden_key, self.component.sample(params.components, row_key, n), n)
@@ -188,25 +190,25 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         hidden = jax.random.choice(key, self.n_components, (n,), p=params.weights)
         return hidden, jax.tree.map(lambda leaf: leaf[jnp.arange(n), hidden], rows)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n rows drawn from the mixture."""
         return self.sample_joint(params, key, n)[1]
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         hidden_key, row_key = jax.random.split(key)
         rows = self.component.sample_like(params.components, row_key, x)
         return self._emit(params, hidden_key, rows, arrays.n_rows(x))[1]
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
 
     # --- the verdict ---------------------------------------------------------------------------------------------
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         of_component = n_points.components if self.judged_by_statistics else self._counts(params, n_points)
         return self.component.degenerate(params.components, of_component) & ~self.empty(params, n_points)
 
-    def empty(self, params, n_points):
+    def empty(self, params: Any, n_points: Any) -> Any:
         return self._counts(params, n_points) < EMPTY_BELOW
 
     def _counts(self, params, n_points):
@@ -215,10 +217,10 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- checks --------------------------------------------------------------------------------------------------
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         self.component.check_finite(x)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self._check_size(params)
         self.component.check(x, None if params is None else params.components)
         if is_traced(x):
@@ -235,7 +237,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
                 f"got {np.shape(params.weights)}"
             )
 
-    def check_resp(self, resp, x):
+    def check_resp(self, resp: Any, x: Any) -> None:
         resp = as_posterior(resp).resp
         want = (arrays.n_rows(x), self.n_components)
         if np.shape(resp) != want:
@@ -243,7 +245,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         if not is_traced(resp) and not (np.isfinite(resp).all() and (np.asarray(resp) >= 0).all()):
             raise ValueError("resp: expected numbers of at least 0; got negative, NaN or infinite ones")
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         rows = arrays.n_rows(x)
         if weights is not None and not is_traced(weights):
             rows = int(np.count_nonzero(weights))
@@ -254,19 +256,19 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
     # --- units, preparation and conditioning are the component's ---------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return of_component(self.component.units(x, weights))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         return of_component(self.component.origin(x, None if params is None else params.components))
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.component.prepare(x, weights, centred)
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         return self.component.shared_log_lik(params.components, stats.components)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return self.component.ill_conditioned(params.components)
 
 
@@ -279,7 +281,7 @@ def of_component(units: Units) -> Units:
 EMPTY_BELOW = 1e-3
 
 
-def normalized(joint):
+def normalized(joint: Any) -> Any:
     """softmax and logsumexp over the leading axis of [k, n]; a row impossible under every component is shared."""
     # The shift cancels: its derivative, which would compare recomputed numbers for equality, is not needed.
     top = jax.lax.stop_gradient(joint.max(0))

@@ -20,10 +20,10 @@ class CopiesPosterior(Posterior):
 
     each: Any
 
-    def entropy(self):
+    def entropy(self) -> jax.Array:
         return jax.vmap(lambda one: as_posterior(one).entropy())(self.each).T
 
-    def kl(self, other):
+    def kl(self, other: Any) -> jax.Array:
         return jax.vmap(lambda one, its: as_posterior(one).kl(its))(self.each, other.each).T
 
 
@@ -62,33 +62,33 @@ class Nested(Conjugate, Family):
         return jax.vmap(function)(*jax.tree.map(jnp.asarray, trees))
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return self.model.row_ndim
 
     @property
-    def judged_by_statistics(self):
+    def judged_by_statistics(self) -> bool:
         return self.model.judged_by_statistics
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.model.rows(x)
 
-    def n_observations(self, x, weights=None):
+    def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.model.n_observations(x, weights)
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         self.model.check_finite(x)
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.model.embed(x, weights)
 
-    def init_components(self, key, x, weights):
+    def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
         """Each copy starts at random on the rows that it is responsible for; one without any, on all of them."""
         count = weights.sum(0)
         columns = jnp.where(count > 0, weights, weights.sum(1, keepdims=True)).T
         keys = jax.random.split(key, len(columns))
         return jax.vmap(lambda key, column: self.model.init(key, x, column))(keys, columns)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not provides(self.model, Embeds):
             name = type(self.model).__name__
             raise ValueError(
@@ -96,47 +96,47 @@ class Nested(Conjugate, Family):
                 "and inherit jaxem.contract.capabilities.Embeds"
             )
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         # Not the weights: a copy holds only its share of them, so no sum over all rows is its own.
         return self.model.prepare(x, None, centred)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         resp, log_prob = self._each(lambda p: self.model.e_step(p, x), params)
         return EStep(CopiesPosterior(resp), log_prob.T)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         parts = self._each(lambda r, w: self.model.sufficient_statistics(r, x, w), resp.each, weights.T)
         return NestedStats(weights.sum(0), parts)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         if params is None:
             return self._each(self.model.maximize, stats.parts)
         return self.keep_where(
             alive_components(stats.count), self._each(self.model.maximize, stats.parts, params), params
         )
 
-    def constraints(self):
+    def constraints(self) -> Any:
         return self.model.constraints()
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return self._each(self.model.expected_log_joint, params, stats.parts).sum()
 
-    def log_prior(self, params):
+    def log_prior(self, params: Any) -> Any:
         return jnp.sum(self._each(lambda p: jnp.asarray(self.model.log_prior(p)), params))
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         units = None if units is None else units.inner
         parts = jax.vmap(lambda p: self.model.pseudo_statistics(p, strength, units))(params)
         return NestedStats(jnp.zeros(len(jax.tree.leaves(params)[0]), jax.tree.leaves(params)[0].dtype), parts)
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         means = jax.vmap(lambda p: self.model.conditional_mean(p, x))(params)
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), means)
 
-    def sample(self, params, key, n):
+    def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         return self._draw(params, key, lambda p, key: self.model.sample(p, key, n))
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         return self._draw(params, key, lambda p, key: self.model.sample_like(p, key, x))
 
     def _draw(self, params, key, sample):
@@ -144,18 +144,18 @@ class Nested(Conjugate, Family):
         keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), self._each(sample, params, keys))
 
-    def degenerate(self, params, size):
+    def degenerate(self, params: Any, size: Any) -> Any:
         size = size.parts if self.judged_by_statistics else size
         flags = self._each(self.model.degenerate, params, size)
         return flags.reshape(len(flags), -1).any(1)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         first = jax.tree.map(lambda leaf: leaf[0], params)
         return (
             None if self.model.ill_conditioned(first) is None else self._each(self.model.ill_conditioned, params).any()
         )
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self.model.check(x)
         for p in self._copies(params):
             self.model.check(x, p)
@@ -164,15 +164,15 @@ class Nested(Conjugate, Family):
         k = 0 if params is None else min(np.shape(leaf)[0] for leaf in jax.tree.leaves(params))
         return [jax.tree.map(lambda leaf, j=j: leaf[j], params) for j in range(k)]
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         self.model.check_fit(x, weights, dtype)
 
     # --- units are those of the model, the same for all copies -----------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return of_copies(self.model.units(x, weights))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         first = None if x is not None or params is None else jax.tree.map(lambda leaf: leaf[0], params)
         return of_copies(self.model.origin(x, first))
 
@@ -182,7 +182,7 @@ def of_copies(units: Units) -> Units:
     return units if units.is_identity else Copies(units)
 
 
-def as_family(component):
+def as_family(component: Any) -> Any:
     """A component as a family: a model that is not one is put into `Nested`."""
     if isinstance(component, type) or not isinstance(component, (Model, Family)):
         raise ValueError(f"component: expected a family such as jaxem.Gaussian(), or a model; got {component!r}")

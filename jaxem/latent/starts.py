@@ -4,7 +4,7 @@ No single kind of start finds every optimum, so `fit_restarts` cycles through se
 different numbers in it, so that they share a compiled program.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ KINDS = tuple(RECIPES)
 SPREAD = 0.1
 
 
-def responsibilities(kind, key, z, weights, k, n_active=None, share=SPREAD):
+def responsibilities(
+    kind: Any, key: jax.Array, z: Any, weights: jax.Array | None, k: int, n_active: Any = None, share: Any = SPREAD
+) -> Any:
     """Random responsibilities [n, k] for rows at z [n, e], sample weights [n] or None; kind: an index into KINDS.
 
     n_active (may be traced): only the first so many components take part, and the start is that of k = n_active.

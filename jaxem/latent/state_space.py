@@ -56,7 +56,7 @@ class StateSpaceStats(NamedTuple):
     square: Any
 
 
-def forecast_moments(frame: Frame, outcome):
+def forecast_moments(frame: Frame, outcome: Any) -> Any:
     """(mean, covariance) of rows: on the host nothing but the origin is moved."""
     return Frame(frame.units.inner, frame.dtype).rows_back(outcome[0]), outcome[1]  # pyright: ignore
 
@@ -82,23 +82,23 @@ class StateSpace(DrawsJointly, Model):
 
     row_ndim = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int) or self.n_factors < 1:
             raise ValueError(f"n_factors: expected a whole number of at least 1; got {self.n_factors!r}")
 
-    def rows(self, x) -> Sequences:
+    def rows(self, x: Any) -> Sequences:
         return as_sequences(x, 1)
 
-    def n_observations(self, x, weights=None):
+    def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
         lengths = self.rows(x).n_observations
         return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
 
-    def constraints(self):
+    def constraints(self) -> Any:
         return StateSpaceParams(Real(), PositiveDefinite(), Real(), Loadings(), Real(), Positive())
 
     # --- starts ----------------------------------------------------------------------------------------------
 
-    def init(self, key, x, weights=None, kind=0):
+    def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
         """Principal directions, mixed at random, as loadings; random dynamics with a memory between 0 and 1."""
         x = self.rows(x)
         units = self.units(x, weights)
@@ -120,7 +120,7 @@ class StateSpace(DrawsJointly, Model):
 
     # --- E-step ----------------------------------------------------------------------------------------------
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         x = self.rows(x)
         mask = inside(x.lengths, x.shape[1])
         # Covariances depend on lengths alone: without any, `vmap` computes them once for all sequences.
@@ -130,7 +130,7 @@ class StateSpace(DrawsJointly, Model):
 
     # --- M-step ----------------------------------------------------------------------------------------------
 
-    def sufficient_statistics(self, resp, x, weights=None):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         x = self.rows(x)
         n, t = x.shape
         mask = inside(x.lengths, t)
@@ -156,7 +156,7 @@ class StateSpace(DrawsJointly, Model):
             _total(used, x.values**2),
         )
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         q = self.n_factors
         mean = stats.first / stats.count
         cov = stats.first_square / stats.count - jnp.outer(mean, mean)
@@ -169,7 +169,7 @@ class StateSpace(DrawsJointly, Model):
         floor = NOISE_FLOOR[noise.dtype.itemsize] * stats.square / total
         return StateSpaceParams(mean, cov, transition, both[:, :q], both[:, q], jnp.maximum(noise, floor))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         q = self.n_factors
         precision = linalg.solve_positive(params.cov, jnp.eye(q, dtype=params.cov.dtype))
         away = (
@@ -187,13 +187,13 @@ class StateSpace(DrawsJointly, Model):
 
     # --- inference at given params ---------------------------------------------------------------------------
 
-    def posterior(self, params, x):
+    def posterior(self, params: Any, x: Any) -> jax.Array:
         """E[z_t | x] [n, t, q], or [t, q] for one sequence."""
         mean = self.e_step(params, x).resp.mean
         return mean[0] if is_single(x, 1) else mean
 
     @compiled_method(static=("n_steps",), gives=forecast_moments)
-    def forecast(self, params, x, n_steps: int = 1):
+    def forecast(self, params: Any, x: Any, n_steps: int = 1) -> Any:
         """(mean [n, h, d], cov [n, h, d, d]) of x_t+h given x, for h = 1, ..., n_steps after the end of each sequence.
 
         Without the axis n for one sequence. The forecast of step h is normal with these moments.
@@ -211,7 +211,7 @@ class StateSpace(DrawsJointly, Model):
         mean, cov = (leaf.swapaxes(0, 1) for leaf in moments)
         return (mean[0], cov[0]) if is_single(x, 1) else (mean, cov)
 
-    def sample_joint(self, params, key, n, t=SAMPLE_LENGTH):
+    def sample_joint(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
         """(states [n, t, q], values [n, t, d]): n sequences of length t."""
         first_key, state_key, noise_key = jax.random.split(key, 3)
         q = self.n_factors
@@ -227,17 +227,17 @@ class StateSpace(DrawsJointly, Model):
         noise = jax.random.normal(noise_key, (n, t, len(params.noise)), params.noise.dtype)
         return states, kalman.observed_mean(params, states) + noise * jnp.sqrt(params.noise)
 
-    def sample(self, params, key, n, t=SAMPLE_LENGTH):
+    def sample(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
         """n sequences of length t drawn from the model: [n, t, d]."""
         return self.sample_joint(params, key, n, t)[1]
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         rows = self.rows(x)
         return rows._replace(values=self.sample(params, key, *rows.shape))
 
     # --- what else the loop asks -----------------------------------------------------------------------------
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         d, q = self.rows(x).values.shape[-1], self.n_factors
         for name, leaf, want in zip(
             StateSpaceParams._fields, params or (), ((q,), (q, q), (q, q), (d, q), (d,), (d,)), strict=False
@@ -245,18 +245,18 @@ class StateSpace(DrawsJointly, Model):
             if np.shape(leaf) != want:
                 raise ValueError(f"start.{name}: expected shape {want}; got {np.shape(leaf)}")
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         if self.rows(x).shape[1] < 2:
             raise ValueError("x: expected sequences of at least 2 observations; got 1")
         if self.n_factors > self.rows(x).values.shape[-1]:
             raise ValueError(f"n_factors: expected at most the {x.values.shape[-1]} columns of x; got {self.n_factors}")
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         x = self.rows(x)
         affine = standardize(time_rows(x), time_weights(x, weights), "diag")
         return SequenceUnits(AffineUnits(affine, ROLES), x.n_observations)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         if x is None:
             affine = None if params is None else Affine(np.asarray(params.offset, np.float64), np.float64(1))
             return Identity() if affine is None else SequenceUnits(AffineUnits(affine, ROLES), None)

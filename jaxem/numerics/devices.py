@@ -114,7 +114,10 @@ def on_mesh(tree: Any, placement: Placement, spec: PartitionSpec) -> Any:
 
 
 def summed(tree: Any, axis: str | None) -> Any:
-    """The sum of a tree over the devices along a mesh axis, as one collective; `tree` itself where axis is None."""
+    """The sum of a tree over the devices along a mesh axis, as one collective.
+
+    Where axis is None it is the tree itself.
+    """
     if axis is None:
         return tree
     flat, unravel = ravel_pytree(tree)
@@ -129,7 +132,7 @@ def host(leaf: Any) -> np.ndarray:
 
 
 def some_rows(x: Any, weights: jax.Array, n: int, placement: Placement) -> Any:
-    """Up to n rows of positive weight, at even distances among all rows, as NumPy arrays on the host."""
+    """Up to n rows of positive weight, evenly spaced among all rows, as NumPy arrays."""
     total = jax.tree.leaves(x)[0].shape[0]
     at = np.linspace(0, total - 1, min(n, total)).astype(np.int32)
     rows, at_weights = jax.tree.map(np.asarray, _rows_at((x, weights), at, placement))

@@ -1,4 +1,6 @@
-"""Small symmetric matrices: packing, factors that stay cheap in a batch, and the eigenvalue floor."""
+"""Small symmetric matrices: packing, factors that are cheap in a batch, and a floor for eigenvalues."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,24 +9,26 @@ from jax import lax
 
 from jaxem.numerics.hardware import hardware
 
-#: TF32, the default for float32 products on GPUs, keeps 10 bits: not enough for second moments.
+#: TF32, the default for float32 products on GPUs, keeps 10 bits, which is not enough for second
+#: moments.
 PRECISION = lax.Precision.HIGHEST
 
-#: Up to this size a Cholesky factor is written out entry by entry: in a batch of restarts that is a handful of
-#: fused vector operations.
+#: Up to this size a Cholesky factor is written out entry by entry. In a batch of restarts that is a
+#: small number of fused vector operations.
 UNROLLED_SIZE = 4
 
-#: Up to this size it is found column by column in a loop; larger ones are cut in halves, which matrix products join.
+#: Up to this size a factor is computed column by column in a loop. Larger matrices are cut into
+#: halves, whose factors are joined by matrix products.
 BLOCK = 8
 
 
-def tril_indices(d: int):
-    """Row and column of each entry of a packed lower triangle (row by row)."""
+def tril_indices(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry of a packed lower triangle, which is packed row by row."""
     return np.tril_indices(d)
 
 
-def pack_lower(matrix):
-    """[..., d, d] -> [..., d (d + 1) / 2], the lower triangle."""
+def pack_lower(matrix: jax.Array) -> jax.Array:
+    """The lower triangle [..., d (d + 1) / 2] of a matrix [..., d, d]."""
     rows, cols = tril_indices(matrix.shape[-1])
     return matrix[..., rows, cols]
 
@@ -33,8 +37,8 @@ def _size_of_packed(length: int) -> int:
     return int((np.sqrt(8 * length + 1) - 1) / 2)
 
 
-def unpack_lower(packed):
-    """[..., d (d + 1) / 2] -> lower triangular [..., d, d]."""
+def unpack_lower(packed: jax.Array) -> jax.Array:
+    """The lower triangular matrix [..., d, d] of a packed one [..., d (d + 1) / 2]."""
     d = _size_of_packed(packed.shape[-1])
     rows, cols = tril_indices(d)
     index = np.full((d, d), packed.shape[-1])
@@ -43,8 +47,8 @@ def unpack_lower(packed):
     return padded[..., index]
 
 
-def unpack_symmetric(packed):
-    """[..., d (d + 1) / 2] -> symmetric [..., d, d]."""
+def unpack_symmetric(packed: jax.Array) -> jax.Array:
+    """The symmetric matrix [..., d, d] of a packed lower triangle [..., d (d + 1) / 2]."""
     d = _size_of_packed(packed.shape[-1])
     rows, cols = tril_indices(d)
     index = np.empty((d, d), int)
@@ -52,7 +56,7 @@ def unpack_symmetric(packed):
     return packed[..., index]
 
 
-def _cholesky_unrolled(a):
+def _cholesky_unrolled(a: jax.Array) -> jax.Array:
     d = a.shape[-1]
     low = [[jnp.zeros_like(a[..., 0, 0])] * d for _ in range(d)]
     for j in range(d):
@@ -64,7 +68,7 @@ def _cholesky_unrolled(a):
     return jnp.stack([jnp.stack(row, -1) for row in low], -2)
 
 
-def _inverse_unrolled(lower):
+def _inverse_unrolled(lower: jax.Array) -> jax.Array:
     d = lower.shape[-1]
     inv = [[jnp.zeros_like(lower[..., 0, 0])] * d for _ in range(d)]
     for j in range(d):
@@ -75,8 +79,8 @@ def _inverse_unrolled(lower):
     return jnp.stack([jnp.stack(row, -1) for row in inv], -2)
 
 
-def _cholesky_by_columns(a):
-    """One column a step, for the whole batch at once."""
+def _cholesky_by_columns(a: jax.Array) -> jax.Array:
+    """The factor computed one column at a time, for the whole batch at once."""
     d = a.shape[-1]
 
     def column(j, carry):
@@ -89,8 +93,8 @@ def _cholesky_by_columns(a):
     return lax.fori_loop(0, d, column, (a, jnp.zeros_like(a)))[1]
 
 
-def _inverse_cholesky_by_columns(a):
-    """Elimination of [a, I], which leaves [L^T, L^-1]: both in one loop."""
+def _inverse_cholesky_by_columns(a: jax.Array) -> jax.Array:
+    """L^-1 by elimination of [a, I], which leaves [L^T, L^-1]."""
     d = a.shape[-1]
 
     def column(j, both):
@@ -104,24 +108,24 @@ def _inverse_cholesky_by_columns(a):
     return lax.fori_loop(0, d, column, start)[..., d:]
 
 
-def _in_halves(a):
-    """The blocks of [..., d, d] at [1, 1], [2, 1] and [2, 2]."""
+def _in_halves(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The blocks (1, 1), (2, 1) and (2, 2) of a matrix [..., d, d]."""
     half = a.shape[-1] // 2
     return a[..., :half, :half], a[..., half:, :half], a[..., half:, half:]
 
 
-def _lower_of_blocks(first, below, second):
+def _lower_of_blocks(first: jax.Array, below: jax.Array, second: jax.Array) -> jax.Array:
     above = jnp.zeros_like(jnp.swapaxes(below, -1, -2))
     return jnp.concatenate([jnp.concatenate([first, above], -1), jnp.concatenate([below, second], -1)], -2)
 
 
-def _cholesky_by_blocks(a):
+def _cholesky_by_blocks(a: jax.Array) -> jax.Array:
     first, below, second = _in_halves(a)
     below = _product(below, jnp.swapaxes(inverse_cholesky(first), -1, -2))
     return _lower_of_blocks(cholesky(first), below, cholesky(second - _product(below, jnp.swapaxes(below, -1, -2))))
 
 
-def _inverse_cholesky_by_blocks(a):
+def _inverse_cholesky_by_blocks(a: jax.Array) -> jax.Array:
     first, below, second = _in_halves(a)
     first = inverse_cholesky(first)
     below = _product(below, jnp.swapaxes(first, -1, -2))
@@ -130,10 +134,17 @@ def _inverse_cholesky_by_blocks(a):
 
 
 @jax.custom_jvp
-def cholesky(a):
-    """Lower Cholesky factor of [..., d, d] (the lower triangle is read); NaN where one is not positive definite.
+def cholesky(a: jax.Array) -> jax.Array:
+    """The lower Cholesky factor L of symmetric matrices, a = L L^T.
 
-    On a CPU not LAPACK's: its batches share one thread pool, and two at a time that wait for each other never end.
+    On a CPU it does not use LAPACK, whose batches share one thread pool: two batches at a time that
+    wait for each other never end.
+
+    Args:
+        a: [..., d, d], of which the lower triangle is read.
+
+    Returns:
+        L [..., d, d]; NaN where a matrix is not positive definite.
     """
     if hardware().library_factors:
         return lax.linalg.cholesky(a, symmetrize_input=False)
@@ -143,8 +154,8 @@ def cholesky(a):
 
 
 @cholesky.defjvp
-def _(primals, tangents):
-    """dL = L lower(L^-1 dA L^-T), the diagonal halved; Murray (2016), equation (8)."""
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """dL = L lower(L^-1 dA L^-T) with the diagonal halved; Murray (2016), equation (8)."""
     lower, change = cholesky(*primals), jnp.tril(tangents[0])
     inverse = inverse_cholesky(primals[0])
     change = change + jnp.swapaxes(jnp.tril(change, -1), -1, -2)
@@ -153,8 +164,15 @@ def _(primals, tangents):
 
 
 @jax.custom_jvp
-def inverse_cholesky(a):
-    """L^-1 of symmetric a = L L^T [..., d, d], so that a^-1 = L^-T L^-1; NaN where one is not positive definite."""
+def inverse_cholesky(a: jax.Array) -> jax.Array:
+    """The inverse L^-1 of the lower Cholesky factor of a = L L^T, so that a^-1 = L^-T L^-1.
+
+    Args:
+        a: symmetric [..., d, d].
+
+    Returns:
+        L^-1 [..., d, d]; NaN where a matrix is not positive definite.
+    """
     d = a.shape[-1]
     if hardware().library_factors:
         eye = jnp.broadcast_to(jnp.eye(d, dtype=a.dtype), a.shape)
@@ -165,8 +183,8 @@ def inverse_cholesky(a):
 
 
 @inverse_cholesky.defjvp
-def _(primals, tangents):
-    """dL^-1 = -lower(L^-1 dA L^-T) L^-1, the diagonal halved (see `cholesky`)."""
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """dL^-1 = -lower(L^-1 dA L^-T) L^-1 with the diagonal halved (see `cholesky`)."""
     inverse, change = inverse_cholesky(*primals), jnp.tril(tangents[0])
     change = change + jnp.swapaxes(jnp.tril(change, -1), -1, -2)
     inner = jnp.tril(_product(_product(inverse, change), jnp.swapaxes(inverse, -1, -2)))
@@ -174,24 +192,28 @@ def _(primals, tangents):
     return inverse, -_product(inner - half * inner, inverse)
 
 
-def _product(a, b):
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def solve_positive(a, b):
-    """a^-1 b for positive definite a [..., d, d] and b [..., d, m]; NaN where a is not."""
+def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a^-1 b for positive definite a [..., d, d] and b [..., d, m]; NaN where a is not positive definite."""
     inverse = inverse_cholesky(a)
     return _product(jnp.swapaxes(inverse, -1, -2), _product(inverse, b))
 
 
-#: Squarings of a positive matrix after which the largest eigenvalue is known to d^(1/2^n): 1e-4 for d = 1000.
+#: Number n of squarings of a positive matrix. They give its largest eigenvalue up to a factor of
+#: d^(1/2^n): to 1e-4 for d = 1000.
 N_SQUARINGS = 16
 
 
-def largest_eigenvalue(a):
-    """Of symmetric positive semidefinite [..., d, d], to about 1e-4, by repeated squaring."""
+def largest_eigenvalue(a: jax.Array) -> jax.Array:
+    """The largest eigenvalue [...] of positive semidefinite [..., d, d], to about 1e-4.
 
-    def square(i, carry):
+    It comes from repeated squaring.
+    """
+
+    def square(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         power, log_value = carry
         scale = jnp.trace(power, axis1=-2, axis2=-1)
         power = power / scale[..., None, None]
@@ -201,11 +223,11 @@ def largest_eigenvalue(a):
     return jnp.exp(lax.fori_loop(0, N_SQUARINGS, square, (a, zero))[1])
 
 
-def solve(a, b):
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
     """a^-1 b for one square a [d, d] and b [d], by elimination with pivots; not finite where a is singular."""
 
-    def eliminate(a, b):
-        def column(j, carry):
+    def eliminate(a: jax.Array, b: jax.Array) -> jax.Array:
+        def column(j: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
             rows, used, order = carry
             values = rows[:, j]
             pivot = jnp.argmax(jnp.where(used, -1, jnp.abs(values)))
@@ -223,31 +245,32 @@ def solve(a, b):
     )
 
 
-def log_det_lower(lower):
-    """log |L| of a lower triangular [..., d, d] with positive diagonal."""
+def log_det_lower(lower: jax.Array) -> jax.Array:
+    """log |L| [...] of lower triangular L [..., d, d] with a positive diagonal."""
     return jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
 
 
 @jax.custom_batching.custom_vmap
-def _clamp_where_needed(matrix, floor):
-    """matrix [..., d, d], floor [...]: one predicate for the whole batch."""
+def _clamp_where_needed(matrix: jax.Array, floor: jax.Array) -> jax.Array:
+    """`clamp_eigenvalues` for matrix [..., d, d] and floor [...], with one predicate for the whole batch."""
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     usable = jnp.isfinite(matrix).all((-2, -1))
     below = jnp.isnan(cholesky(matrix - floor[..., None, None] * eye)).any((-2, -1)) & usable
 
-    def clamp(matrix):
+    def clamp(matrix: jax.Array) -> jax.Array:
         values, vectors = jnp.linalg.eigh(jnp.where(below[..., None, None], matrix, eye))
         values = jnp.maximum(values, floor[..., None])
         clamped = jnp.einsum("...ij,...j,...kj->...ik", vectors, values, vectors)
         return jnp.where(below[..., None, None], clamped, matrix)
 
-    # An eigendecomposition costs many times a Cholesky factor: the whole batch skips it when nobody needs it.
+    # An eigendecomposition costs many times a Cholesky factor, so the whole batch skips it where no
+    # matrix needs it.
     return lax.cond(below.any(), clamp, lambda m: m, matrix)
 
 
 @_clamp_where_needed.def_vmap
-def _(axis_size, in_batched, matrix, floor):
-    # A plain vmap would turn the `cond` into "compute both": keep the batch inside one call instead.
+def _(axis_size: int, in_batched: list[bool], matrix: jax.Array, floor: jax.Array) -> tuple[jax.Array, bool]:
+    # A plain vmap would compute both branches of the `cond`, so the batch stays inside one call.
     batched = [
         value if is_batched else jnp.broadcast_to(value, (axis_size, *value.shape))
         for value, is_batched in zip((matrix, floor), in_batched, strict=True)
@@ -255,11 +278,16 @@ def _(axis_size, in_batched, matrix, floor):
     return _clamp_where_needed(*batched), True
 
 
-def clamp_eigenvalues(matrix, floor):
-    """Raise the eigenvalues of symmetric [..., d, d] to at least `floor`; exact and free where none is below.
+def clamp_eigenvalues(matrix: jax.Array, floor: jax.Array) -> jax.Array:
+    """Raise the eigenvalues of symmetric matrices to at least `floor`.
 
-    Of all matrices with eigenvalues >= floor this one maximises the expected Gaussian log-likelihood with scatter
-    `matrix`. Derivatives pass through as if nothing had been clamped.
+    Of all matrices with eigenvalues of at least `floor` the result maximises the expected Gaussian
+    log-likelihood with scatter `matrix`. Where no eigenvalue is below the floor the matrix is
+    unchanged, and the cost is one Cholesky factor. Derivatives are those of the unclamped matrix.
+
+    Args:
+        matrix: [..., d, d].
+        floor: a number, or one for each matrix [...].
     """
     fixed = lax.stop_gradient(matrix)
     floor = jnp.broadcast_to(lax.stop_gradient(floor), matrix.shape[:-2]).astype(matrix.dtype)

@@ -1,5 +1,6 @@
 """Maximising a smooth function of few variables to rounding: Newton steps, damped where it bends the wrong way."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ class _Climb(NamedTuple):
     done: Any
 
 
-def climb(function, start):
+def climb(function: Callable, start: Any) -> Any:
     """A point [p] at which the gradient of `function` is 0, uphill from `start`; its derivatives are the solution's."""
 
     def solve_linear(linear, target):

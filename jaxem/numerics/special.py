@@ -1,6 +1,8 @@
 """Special functions that families need, accurate to rounding in the dtype of their argument."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ HALF_LOG_2PI = 0.5 * LOG_2PI
 STIRLING_FROM = 15.0
 
 
-def stirling_remainder(x):
+def stirling_remainder(x: Any) -> Any:
     """log x! - (x + 1/2) log x + x - log(2 pi) / 2 for x > 0; Abramowitz and Stegun (1964), 6.1.40."""
     large = jnp.maximum(x, STIRLING_FROM)
     inverse = 1 / (large * large)
@@ -25,13 +27,13 @@ def stirling_remainder(x):
     return jnp.where(x >= STIRLING_FROM, series, direct)
 
 
-def log_factorial_rest(x):
+def log_factorial_rest(x: Any) -> Any:
     """log x! - (x log x - x), for counts x >= 0: small, where log x! itself is large and rounds."""
     safe = jnp.where(x > 0, x, 1)
     return jnp.where(x > 0, 0.5 * jnp.log(safe) + HALF_LOG_2PI + stirling_remainder(safe), 0)
 
 
-def log_poisson(x, mean):
+def log_poisson(x: Any, mean: Any) -> Any:
     """log of mean^x exp(-mean) / x! without cancellation at large counts; Loader (2000), equation (4)."""
     safe = jnp.where(x > 0, x, 1)
     away = (mean - safe) / safe
@@ -43,7 +45,7 @@ def log_poisson(x, mean):
 DIGAMMA_FROM = 16
 
 
-def log_minus_digamma(a):
+def log_minus_digamma(a: Any) -> Any:
     """log a - digamma(a) for a > 0, to rounding at large a too; Abramowitz and Stegun (1964), 6.3.6, 6.3.18."""
     small = a < DIGAMMA_FROM
     shifted = jnp.where(small, a + DIGAMMA_FROM, a)
@@ -58,7 +60,7 @@ def log_minus_digamma(a):
     return jnp.where(small, recurrence + jnp.log(below / shifted) + series, series)
 
 
-def solve_gamma_shape(gap):
+def solve_gamma_shape(gap: Any) -> Any:
     """The shape a > 0 at which log a - digamma(a) = gap > 0; Minka (2002), by Newton's method in 1 / a.
 
     The first guess is right to 1.5 %, and each step squares the error.
@@ -70,7 +72,7 @@ def solve_gamma_shape(gap):
     return guess
 
 
-def root_between(function, start, end):
+def root_between(function: Callable, start: Any, end: Any) -> Any:
     """The root of `function`, positive at `start`, on the way to `end`, by halving; `end` where it stays positive.
 
     Both ends are arrays, a problem each. What is left of the interval is below rounding where it is a few units long.
@@ -127,7 +129,7 @@ def _olver(order, x):
     return rest, 1 / (root + order) - w / (root * (1 + u)), root
 
 
-def log_bessel(order, x):
+def log_bessel(order: Any, x: Any) -> Any:
     """(log(I_order(x) / x^order) - x, I_{order + 1}(x) / (x I_order(x))) for a fixed order >= 0 and any x >= 0.
 
     From a large order, where Olver's expansion holds, the recurrence I_{v-1} = I_{v+1} + (2 v / x) I_v runs down; all

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,19 +24,19 @@ class IntervalUnits(Units):
     inner: Units
     seen: Any
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.inner.rows(x[0]), self.inner.rows(x[1])
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.inner.rows_back(z[0]), self.inner.rows_back(z[1])
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return self.inner.params(params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self.inner.back(params)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return jnp.where(self.seen, self.inner.log_volume(), 0)
 
 
@@ -61,13 +62,13 @@ class CensoredExponential(Incomplete):
     model: Exponential = Exponential()
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return (0, 0)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return x
 
-    def complete(self, params, x):
+    def complete(self, params: Any, x: Any) -> Any:
         lower, width = x[0][:, None], (x[1] - x[0])[:, None]
         exact, longer = width == 0, jnp.isinf(width)
         between = ~(exact | longer)
@@ -78,35 +79,35 @@ class CensoredExponential(Incomplete):
         rest = jnp.where(exact, jnp.log(params.rate), jnp.where(between, jnp.log(-jnp.expm1(-span)), 0))
         return (lower + expected)[..., None], rest - params.rate * lower
 
-    def at_start(self, x):
+    def at_start(self, x: Any) -> Any:
         """An interval's middle; twice the time where there is no end to it."""
         return jnp.where(jnp.isinf(x[1]), 2 * x[0], 0.5 * (x[0] + x[1]))[:, None]
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         """The expected time under every component: [n, k]."""
         return self.complete(params, x)[0][..., 0]
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         why = "when a time that ended would have been censored is not known"
         raise NotProvidedError(self, "sample_like", why)
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.model.embed(self.at_start(x)[:, 0], weights)
 
     # --- units: those of the times' guesses ------------------------------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return IntervalUnits(self.model.units(self.at_start(x)[:, 0], weights), x[0] == x[1])
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         return Identity()
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         return self.model.degenerate(params, n_points)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         if isinstance(x, tuple) and len(x) == 2:
             arrays.check_finite(x[0], "x[0]")
             nan = np.isnan(np.asarray(x[1]))
@@ -116,7 +117,7 @@ class CensoredExponential(Incomplete):
                     f"x[1]: {count} of {len(nan)} rows hold NaN, the first is row {row} (inf: no upper end)"
                 )
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         if not isinstance(x, tuple) or len(x) != 2:
             raise ValueError(f"x: expected the pair (lower [n], upper [n]); got a {type(x).__name__}")
         for part, name in zip(x, ("x[0]", "x[1]"), strict=True):
@@ -128,5 +129,5 @@ class CensoredExponential(Incomplete):
         require(upper >= lower, upper, "upper ends of at least the lower ones", "x[1]")
         require(upper > 0, upper, "upper ends above 0", "x[1]")
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxem.contract.family import Family
@@ -33,31 +34,31 @@ class Incomplete(Wrapper, Family):
     #: The features are those of the rows, in their units.
     posterior_has_units = True
 
-    def complete(self, params, x):
+    def complete(self, params: Any, x: Any) -> Any:
         raise NotImplementedError
 
-    def at_start(self, x):
+    def at_start(self, x: Any) -> Any:
         raise NotImplementedError
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         features, log_prob = self.complete(params, self.prepare(x))
         return EStep(ExpectedFeatures(features), log_prob)
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         x = self.prepare(x)
         expected = self.at_start(x)[:, None] if resp is None else resp.features
         count = weights.sum(0)
         return self.moments_of(count, jnp.einsum("nk,nkf->kf", weights, expected, precision=PRECISION))
 
-    def moments_of(self, count, total):
+    def moments_of(self, count: Any, total: Any) -> Any:
         """The family's statistics from counts [k] and sums of its features [k, f]."""
         return Moments(count, total, total[0, :0])
 
-    def refined(self, params, z, weights):
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         return params
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return None
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         return 0.0

@@ -53,12 +53,12 @@ class SeenUnits(Units):
     full_noise: bool = static()
     full: bool = static()
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         values, noise = x if self.has_noise else (x, None)
         values = self.affine.forth(values)
         return values if noise is None else (values, self._cov(noise, -1, self.full_noise))
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         values, noise = z if self.has_noise else (z, None)
         values = self.affine.back(values)
         return values if noise is None else (values, self._cov(noise, 1, self.full_noise))
@@ -69,17 +69,17 @@ class SeenUnits(Units):
         full = full and np.ndim(scale)
         return cov * (scale[:, None] * scale if full else scale**2)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return GaussianParams(self.affine.forth(params.mean), self._cov(params.cov, -1, self.full))
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return GaussianParams(self.affine.back(params.mean), self._cov(params.cov, 1, self.full))
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         module = np if isinstance(self.seen, np.ndarray) else jnp
         return self.seen @ module.log(module.broadcast_to(self.affine.scale, self.affine.shift.shape))
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return AffineUnits(self.affine, GaussianParams(LOCATION, COVARIANCE)).loses_digits(params)
 
 
@@ -107,12 +107,12 @@ class IncompleteGaussian(Incomplete):
     model: Any
     noise: str = static(default="none")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.noise not in NOISE:
             raise ValueError(f"noise: expected one of {', '.join(NOISE)}; got {self.noise!r}")
 
     @property
-    def row_ndim(self):
+    def row_ndim(self) -> Any:
         return {"none": 1, "diag": (1, 1), "full": (1, 2)}[self.noise]
 
     @property
@@ -120,13 +120,13 @@ class IncompleteGaussian(Incomplete):
         """Whether no two columns have anything to do with each other."""
         return self.model.shape != "full" and self.noise != "full"
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return arrays.as_rows(holes_as_nan(x))
 
     def _parts(self, x):
         return x if self.noise != "none" else (x, None)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, SeenRows):
             return x
         values, noise = self._parts(x)
@@ -135,7 +135,7 @@ class IncompleteGaussian(Incomplete):
 
     # --- E-step ----------------------------------------------------------------------------------------------
 
-    def complete(self, params, x):
+    def complete(self, params: Any, x: Any) -> Any:
         covs = params.cov
         if self.model.shape == "spherical":
             covs = jnp.broadcast_to(covs[..., None], (*covs.shape, params.mean.shape[1]))
@@ -157,33 +157,33 @@ class IncompleteGaussian(Incomplete):
             quadratic = quadratic.sum(-1, keepdims=True) if self.model.shape == "spherical" else quadratic
         return jnp.concatenate([mean, quadratic], -1)
 
-    def at_start(self, x):
+    def at_start(self, x: Any) -> Any:
         """Holes filled by the data's mean and variance, in standard units 0 and 1; noise as if it were not there."""
         variances = 1 - x.seen
         cov = variances if self._elementwise else variances[..., None] * jnp.eye(x.seen.shape[1], dtype=x.seen.dtype)
         return self._features(x.values, cov)
 
-    def moments_of(self, count, total):
+    def moments_of(self, count: Any, total: Any) -> Any:
         if not self.model.shared:
             return GaussianMoments(count, total, total[0, :0], count)
         d = total.shape[1] - self.model.structure.n_quadratic(total.shape[1])
         return GaussianMoments(count, total[:, :d], total[:, d:].sum(0), count)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         if self.noise != "none":
             return jnp.zeros((), bool)
         return self.model.degenerate(params, n_points)
 
     # --- what was not seen -------------------------------------------------------------------------------------
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         """E[v | what was seen of it] under every component: [n, k, d]."""
         return self.complete(params, self.prepare(x))[0][..., : params.mean.shape[-1]]
 
-    def observed(self, x):
+    def observed(self, x: Any) -> Any:
         return rows_seen(self._parts(x)[0])
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Rows with the holes of x, and its noise (the pair (rows, S) then): [n, k, d]."""
         values, noise = self._parts(x)
         row_key, noise_key = jax.random.split(key)
@@ -199,10 +199,10 @@ class IncompleteGaussian(Incomplete):
 
     # --- units: of each column, since holes have none of a mixture of columns ------------------------------------
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.prepare(x).values
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         values, _ = self._parts(x)
         weights = jnp.ones(len(values), values.dtype) if weights is None else weights
         columns, seen = seen_columns(values)
@@ -213,7 +213,7 @@ class IncompleteGaussian(Incomplete):
             scale = jnp.sqrt((rows * scale**2).sum() / rows.sum())
         return self._seen_units(Affine(shift, scale), seen.T)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         if x is None:
             return Identity() if params is None else self.model.origin(None, params)
         values, _ = self._parts(x)
@@ -225,7 +225,7 @@ class IncompleteGaussian(Incomplete):
 
     # --- checks --------------------------------------------------------------------------------------------------
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         if self.noise == "none":
             return require_no_infinity(x)
         if isinstance(x, tuple) and len(x) == 2:
@@ -248,7 +248,7 @@ class IncompleteGaussian(Incomplete):
         if np.shape(x[1]) != ((n, d) if self.noise == "diag" else (n, d, d)):
             raise ValueError(f"x[1]: expected noise {want} for {n} rows of {d} columns; got shape {np.shape(x[1])}")
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         self._check_shapes(x, params)
         if is_traced(x):
             return
@@ -265,7 +265,7 @@ class IncompleteGaussian(Incomplete):
             found = f"{noise[row].tolist()} ({count} of {len(noise)} rows are wrong)"
             raise RowError("x[1]", expected, row, found, f"row {row}")
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         values = self._parts(x)[0]
         if not is_traced(values, weights):
             check_columns_seen(values, weights)

@@ -34,25 +34,25 @@ class LabelledUnits(Units):
     inner: Units
 
     @property
-    def broadcasts(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def broadcasts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.broadcasts
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return LabelledRows(self.inner.rows(x.rows), x.evidence)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return LabelledRows(self.inner.rows_back(z.rows), z.evidence)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return self.inner.params(params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self.inner.back(params)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.inner.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return self.inner.loses_digits(params)
 
 
@@ -68,7 +68,7 @@ class Labelled(Wrapper, Family):
     model: Any
 
     @classmethod
-    def taken_over(cls, name, declared):
+    def taken_over(cls, name: str, declared: Any) -> Any:
         """The method of the wrapped family, called with the rows in place of the labelled rows."""
         names = list(inspect.signature(declared).parameters)[1:]
         places = [i for i, argument in enumerate(names) if argument in ("x", "z")]
@@ -88,31 +88,31 @@ class Labelled(Wrapper, Family):
         return method
 
     @classmethod
-    def own_methods(cls):
+    def own_methods(cls) -> Any:
         return super().own_methods() - {"init_components"}
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return LabelledRows(self.model.rows(x.rows), x.evidence)
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return LabelledRows(self.model.prepare(x.rows, weights, centred), x.evidence)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         latent, log_prob = self.model.e_step(params, x.rows)
         return EStep(latent, log_prob + jnp.log(x.evidence))
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return _with_evidence(self.model.units(x.rows, weights))
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         return _with_evidence(self.model.origin(_rows_of(x), params))
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Rows of every component, and nothing known of them: leaves [n, k, ...]."""
         rows = self.model.sample_like(params, key, x.rows)
         return LabelledRows(rows, jnp.ones((*x.evidence.shape, x.evidence.shape[1]), x.evidence.dtype))
 
-    def informed(self, resp, x):
+    def informed(self, resp: Any, x: Any) -> Any:
         """`resp` with its columns renumbered to agree with the evidence as well as may be, times the evidence."""
         share = x.evidence / x.evidence.sum(-1, keepdims=True)
         tells = (share.max(-1) > share.min(-1)).astype(resp.dtype)
@@ -121,7 +121,7 @@ class Labelled(Wrapper, Family):
         total = both.sum(-1, keepdims=True)
         return jnp.where(total > 0, both / jnp.where(total > 0, total, 1), share)
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         raise NotProvidedError(self, "permute", "labels number the components")
 
 
@@ -133,7 +133,7 @@ def _with_evidence(units: Units) -> Units:
     return units if units.is_identity else LabelledUnits(units)
 
 
-def matched(agreement):
+def matched(agreement: Any) -> Any:
     """For every column of [k, k] a row of its own, the largest entries first."""
     k = agreement.shape[0]
 
@@ -145,13 +145,13 @@ def matched(agreement):
     return jax.lax.fori_loop(0, k, take, (agreement, jnp.arange(k)))[1]
 
 
-def label_rows(component, rows, labels, shape, k):
+def label_rows(component: Any, rows: Any, labels: Any, shape: Any, k: int) -> Any:
     """(the family of labelled rows, the rows with their evidence); rows have leading axes of `shape`."""
     dtype = jnp.result_type(*jax.tree.leaves(rows))
     return Labelled(component), LabelledRows(rows, evidence_of(labels, shape, k, dtype))
 
 
-def evidence_of(labels, shape, k, dtype):
+def evidence_of(labels: Any, shape: Any, k: int, dtype: Any) -> Any:
     """A table [*shape, k] from labels [*shape] of int (-1: unknown), or from a table of bool or of numbers >= 0."""
     if not is_traced(labels):
         labels = np.asarray(labels)

@@ -78,14 +78,14 @@ class Missing(Wrapper, Family):
 
     model: Any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.model.independent_columns:
             raise ValueError(
                 f"model: expected a family of independent columns; {type(self.model).__name__} is none "
                 "(jaxem.missing(family) knows what to do for normals)"
             )
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return arrays.as_rows(holes_as_nan(x))
 
     # --- rows and params by columns -----------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Missing(Wrapper, Family):
 
     # --- the steps: those of every column, side by side ------------------------------------------------------------
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, PreparedColumns):
             return x
         data, seen = self._cut(x)
@@ -117,7 +117,7 @@ class Missing(Wrapper, Family):
             each = jax.vmap(lambda column, s: self.model.prepare(column, weights * s, centred), 1)(data, seen)
         return PreparedColumns(each, seen.T)
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         if isinstance(x, PreparedColumns):
             each, seen, axis = x.each, x.seen, 0
         else:  # rows as they came: the family's direct form
@@ -127,7 +127,7 @@ class Missing(Wrapper, Family):
         latent = None if resp is None else ColumnPosterior(resp)
         return EStep(latent, jnp.where(seen[..., None] > 0, log_prob, 0).sum(0))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         x = self.prepare(x)
 
         def one(resp, column, seen):
@@ -136,46 +136,46 @@ class Missing(Wrapper, Family):
         each = None if resp is None else resp.each
         return ColumnStats(weights.sum(0), jax.vmap(one)(each, x.each, x.seen))
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         if params is None:
             return self._joined(jax.vmap(self.model.maximize)(stats.each))
         return self._joined(jax.vmap(self.model.maximize)(stats.each, self._by_column(params)))
 
-    def init_components(self, key, x, weights):
+    def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
         return self.maximize(self.sufficient_statistics(None, x, weights))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return jax.vmap(self.model.expected_log_joint)(self._by_column(params), stats.each).sum()
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         shared = jax.vmap(lambda p, s: jnp.asarray(self.model.shared_log_lik(p, s)))
         return shared(self._by_column(params), stats.each).sum()
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         each = self._by_column(params)
         inner = units.each if isinstance(units, ColumnUnits) else Identity()
         stats = jax.vmap(lambda p, u: self.model.pseudo_statistics(p, strength, u))(each, inner)
         leaf = jax.tree.leaves(params)[0]
         return ColumnStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
 
-    def refined(self, params, z, weights):
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         return params
 
     # --- what was not seen -------------------------------------------------------------------------------------
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         """x with a hole's expectation under every component in its place: [n, k, ...]."""
         return jnp.where(jnp.isnan(x)[:, None], self.model.mean(params), x[:, None])
 
-    def observed(self, x):
+    def observed(self, x: Any) -> Any:
         return rows_seen(x)
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Rows of every component with the holes of x: [n, k, ...]."""
         rows = self.model.sample_like(params, key, filled(x))
         return jnp.where(jnp.isnan(x)[:, None], jnp.nan, rows)
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """The family's coordinates of each column, in which a hole lies at the column's mean."""
         data, seen = self._cut(x)
         ones = jnp.ones(len(seen), seen.dtype) if weights is None else weights
@@ -191,22 +191,22 @@ class Missing(Wrapper, Family):
 
     # --- units of each column ---------------------------------------------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         data, seen = self._cut(x)
         weights = jnp.ones(len(seen), seen.dtype) if weights is None else weights
         each = jax.vmap(lambda column, s: self.model.units(column, weights * s), 1)(data, seen)
         return each if each.is_identity else ColumnUnits(each, seen, self.model, self.row_ndim)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         """The family's own, which moves every column by itself, missing entries too."""
         return self.model.origin(None if x is None else filled(x), params)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         require_no_infinity(x)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> Any:
         if is_traced(x):
             return self.model.check(x, params)
         if np.ndim(x) not in (1, 2):
@@ -215,7 +215,7 @@ class Missing(Wrapper, Family):
         check_columns_seen(x if x.ndim == 2 else x[:, None])
         self.model.check(filled(x), params)
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         if is_traced(x, weights):
             return
         check_columns_seen(x if x.ndim == 2 else x[:, None], weights)
@@ -232,7 +232,7 @@ class ColumnUnits(Units):
     family: Any
     row_ndim: int = static(default=1)
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         if isinstance(x, ColumnRows):
             data, seen = x
         else:
@@ -240,17 +240,17 @@ class ColumnUnits(Units):
             data, seen = (columns.T[..., None] if self.row_ndim else columns.T), seen.T
         return ColumnRows(jax.vmap(lambda units, column: units.rows(column), (0, 1), 1)(self.each, data), seen)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         return self._moved(lambda units, p: units.params(p), params)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self._moved(lambda units, p: units.back(p), params)
 
     def _moved(self, move, params):
         moved = jax.vmap(move)(self.each, params_by_column(self.family, params))
         return params_joined(self.family, moved)
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.seen @ jax.vmap(lambda units: jnp.asarray(units.log_volume()))(self.each)
 
 
@@ -264,7 +264,7 @@ def _column_axes(family, params):
     )
 
 
-def params_by_column(family, params):
+def params_by_column(family: Family, params: Any) -> Any:
     """Params of d families of one column each, leaves [d, k, 1, ...], from those of one family of d columns."""
 
     def cut(axis, leaf):
@@ -274,7 +274,7 @@ def params_by_column(family, params):
     return jax.tree.map(cut, _column_axes(family, params), params)
 
 
-def params_joined(family, each):
+def params_joined(family: Family, each: Any) -> Any:
     """The inverse of `params_by_column`."""
 
     def join(axis, leaf):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
@@ -63,7 +64,7 @@ class Repeated(Wrapper, Family):
 
     # --- data: a row is a group -------------------------------------------------------------------------------------
 
-    def rows(self, x) -> Sequences:
+    def rows(self, x: Any) -> Sequences:
         groups = as_sequences(x, self.model.row_ndim)
         if groups.single is not None:
             raise ValueError(
@@ -71,11 +72,11 @@ class Repeated(Wrapper, Family):
             )
         return groups
 
-    def n_observations(self, x, weights=None):
+    def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
         groups = self.rows(x)
         return groups.shape[0] if weights is None else jnp.sum(jnp.asarray(weights))
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, Prepared):
             return x
         x = self.rows(x)
@@ -83,7 +84,7 @@ class Repeated(Wrapper, Family):
         g, m = x.shape
         return Prepared(self.model.prepare(time_rows(x), weights, centred), x.lengths, jnp.zeros((m, g, 0), x.dtype))
 
-    def e_step(self, params, x):
+    def e_step(self, params: Any, x: Any) -> EStep:
         x = x if isinstance(x, Prepared) else self.rows(x)
         g, m = x.shape
         latent, log_prob = self.model.e_step(params, x.data if isinstance(x, Prepared) else time_rows(x))
@@ -92,7 +93,7 @@ class Repeated(Wrapper, Family):
         latent = None if latent is None else GroupPosterior(latent)
         return EStep(latent, (log_prob if mask is None else jnp.where(mask[..., None], log_prob, 0)).sum(0))
 
-    def sufficient_statistics(self, resp, x, weights):
+    def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array) -> Any:
         x = self.prepare(x)
         latent = None if resp is None else resp.rows
         rows = self.model.sufficient_statistics(latent, x.data, self._of_rows(weights, x.lengths, x.shape[1]))
@@ -105,29 +106,29 @@ class Repeated(Wrapper, Family):
         weights = weights if mask is None else jnp.where(mask[..., None], weights, 0)
         return weights.reshape(-1, weights.shape[-1])
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         return self.model.maximize(stats.rows, params)
 
-    def init_components(self, key, x, weights):
+    def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
         x = self.rows(x)
         return self.model.init_components(key, time_rows(x), self._of_rows(weights, x.lengths, x.shape[1]))
 
-    def expected_log_joint(self, params, stats):
+    def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return self.model.expected_log_joint(params, stats.rows)
 
-    def shared_log_lik(self, params, stats):
+    def shared_log_lik(self, params: Any, stats: Any) -> Any:
         return self.model.shared_log_lik(params, stats.rows)
 
-    def pseudo_statistics(self, params, strength, units=None):
+    def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
         stats = self.model.pseudo_statistics(params, strength, (units or Identity()).inner)
         leaf = jax.tree.leaves(params)[0]
         return GroupStats(jnp.zeros(leaf.shape[0], leaf.dtype), stats)
 
-    def refined(self, params, z, weights):
+    def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         z = self.rows(z)
         return self.model.refined(params, time_rows(z), self._of_rows(weights, z.lengths, z.shape[1]))
 
-    def embed(self, x, weights=None):
+    def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         """The mean of each group's rows, in the family's own coordinates."""
         x = self.rows(x)
         rows = from_time_rows(self.model.embed(time_rows(x), time_weights(x, weights)), *x.shape)
@@ -135,7 +136,7 @@ class Repeated(Wrapper, Family):
         used = jnp.ones(x.shape, rows.dtype) if used is None else used.T.astype(rows.dtype)
         return jnp.einsum("gm,gme->ge", used / used.sum(1, keepdims=True), rows)
 
-    def sample_like(self, params, key, x):
+    def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         """Groups of the sizes of x from every component: leaves [g, k, m, ...], beside the sizes if x has them."""
         x = self.rows(x)
         rows = from_time_rows(self.model.sample_like(params, key, time_rows(x)), *x.shape)
@@ -144,29 +145,29 @@ class Repeated(Wrapper, Family):
         lengths = None if x.lengths is None else jnp.broadcast_to(x.lengths[:, None], (x.shape[0], k))
         return Sequences(values, lengths)
 
-    def conditional_mean(self, params, x):
+    def conditional_mean(self, params: Any, x: Any) -> Any:
         x = self.rows(x)
         rows = from_time_rows(self.model.conditional_mean(params, time_rows(x)), *x.shape)
         return jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
 
     # --- units are those of the rows -----------------------------------------------------------------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         x = self.rows(x)
         units = self.model.units(time_rows(x), time_weights(x, weights))
         return units if units.is_identity else SequenceUnits(units, x.n_observations)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         rows = None if x is None else self.rows(x)
         origin = self.model.origin(None if rows is None else time_rows(rows), params)
         return origin if origin.is_identity else SequenceUnits(origin, None if rows is None else rows.n_observations)
 
     # --- checks --------------------------------------------------------------------------------------------------
 
-    def check_finite(self, x):
+    def check_finite(self, x: Any) -> None:
         self.model.check_finite(self.rows(x).values)
 
-    def check(self, x, params=None):
+    def check(self, x: Any, params: Any = None) -> None:
         x = self.rows(x)
         try:
             self.model.check(time_rows(x), params)
@@ -174,11 +175,11 @@ class Repeated(Wrapper, Family):
             row, group = divmod(error.row, x.shape[0])
             raise error.at(f"row {row} of group {group}") from None
 
-    def check_fit(self, x, weights, dtype):
+    def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         self.model.check_fit(time_rows(self.rows(x)), None, dtype)
 
 
-def group_rows(x, groups):
+def group_rows(x: Any, groups: ArrayLike) -> Any:
     """(rows [g, m, ...], sizes [g]) from rows [n, ...] (or a tuple of arrays) and the group of each, in sorted order.
 
     >>> rows, sizes = group_rows([1.0, 2.0, 3.0], ["b", "a", "b"])

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxem.contract.capabilities import Conjugate, Pools, provides
 from jaxem.contract.constraints import Constraint
@@ -54,7 +55,7 @@ class WithPrior(SameDensity):
 
     withholds = (Conjugate, Pools)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.model, Model) and not provides(self.model, Conjugate):
             name = type(self.model).__name__
             raise NotProvidedError(self.model, "pseudo_statistics", f"{name} has a part without a conjugate prior")
@@ -72,33 +73,33 @@ class WithPrior(SameDensity):
         params, strength = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (self.params, strength))
         return params, self.model.pseudo_statistics(params, strength, self.given_in)
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         dtype = jnp.result_type(*jax.tree.leaves(stats))
         return self.model.maximize(jax.tree.map(jnp.add, stats, self._pseudo(dtype)[1]), params)
 
-    def log_prior(self, params):
+    def log_prior(self, params: Any) -> Any:
         mode, stats = self._pseudo(jnp.result_type(*jax.tree.leaves(params)))
         q = self.model.expected_log_joint
         return self.model.log_prior(params) + q(params, stats) - q(mode, stats)
 
-    def degenerate(self, params, n_points):
+    def degenerate(self, params: Any, n_points: Any) -> Any:
         """With a share of the prior in every leaf the objective is bounded: its maximum is one, however tight."""
         proper = jnp.stack([jnp.min(jnp.asarray(leaf)) > 0 for leaf in jax.tree.leaves(self.strength)]).all()
         return self.model.degenerate(params, n_points) & ~proper
 
     # The centred form's statistics are relative to the incumbent, and the prior's are not.
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.model.prepare(x, weights)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return None
 
-    def refined(self, params, resp, z, weights=None):
+    def refined(self, params: Any, resp: Any, z: Any, weights: jax.Array | None = None) -> Any:
         return params
 
 
-def weak_prior(model, x, strength=1.0, weights=None) -> WithPrior:
+def weak_prior(model: Model, x: Any, strength: float = 1.0, weights: ArrayLike | None = None) -> WithPrior:
     """`model` with a prior scaled by the data: as if each component had seen `strength` more rows like all of x.
 
     It keeps every component's covariance (rate, probability...) away from 0, where the likelihood has no maximum, and

@@ -30,7 +30,7 @@ class Restriction(Constraint):
     """
 
     place: Constraint
-    shape: tuple
+    shape: tuple[Any, ...]
     ids: tuple
 
     def _numbers(self):
@@ -46,7 +46,7 @@ class Restriction(Constraint):
     def _over_entries(self, mask, value):
         return mask.reshape(self.shape + (1,) * (value.ndim - len(self.shape)))
 
-    def to_free(self, value):
+    def to_free(self, value: Any) -> Any:
         free = self.place.to_free(value)
         index = self._index(free.shape).ravel()
         used = index != HELD
@@ -55,7 +55,7 @@ class Restriction(Constraint):
         sums = jnp.zeros(n, free.dtype).at[index[used]].add(free.ravel()[used])
         return {"held": value, "free": sums / np.maximum(counts, 1).astype(free.dtype)}
 
-    def to_params(self, free):
+    def to_params(self, free: Any) -> Any:
         held = jax.lax.stop_gradient(free["held"])
         inside = self.place.to_free(held)
         index = self._index(inside.shape)
@@ -64,7 +64,7 @@ class Restriction(Constraint):
         value = self.place.to_params(here)
         return jnp.where(self._over_entries(self._numbers() == HELD, value), held, value)
 
-    def settled(self, value, held):
+    def settled(self, value: Any, held: Any) -> Any:
         """`value` with held entries as in `held`, and tied ones at their mean in unconstrained coordinates."""
         numbers = self._numbers()
         counts = np.bincount(numbers[numbers != HELD], minlength=1)
@@ -74,14 +74,14 @@ class Restriction(Constraint):
             value = jnp.where(self._over_entries(shared, value), tied, value)
         return jnp.where(self._over_entries(numbers == HELD, value), held, value)
 
-    def n_free(self, shape):
+    def n_free(self, shape: Any) -> int:
         each = self.place.n_free(shape[len(self.shape) :])
         return each * (max(self.ids, default=HELD) + 1)
 
-    def moves(self, free):
+    def moves(self, free: Any) -> Any:
         return {"held": jnp.zeros_like(free["held"], bool), "free": jnp.ones_like(free["free"], bool)}
 
-    def violation(self, value):
+    def violation(self, value: Any) -> Any:
         return self.place.violation(value)
 
 
@@ -101,9 +101,9 @@ class Restricted(SameDensity):
 
     model: Any
     params: Any = in_data_units()
-    restrictions: tuple = static(default=())
+    restrictions: tuple[Any, ...] = static(default=())
 
-    def constraints(self):
+    def constraints(self) -> Any:
         places, tree = jax.tree.flatten(self.model.constraints(), is_leaf=_is_constraint)
         every = [
             place if rule is None else Fixed(place) if rule == "held" else Restriction(place, *rule)
@@ -111,17 +111,17 @@ class Restricted(SameDensity):
         ]
         return jax.tree.unflatten(tree, every)
 
-    def settled(self, params):
+    def settled(self, params: Any) -> Any:
         leaves, tree = jax.tree.flatten(params)
         places = jax.tree.leaves(self.constraints(), is_leaf=_is_constraint)
         rows = zip(places, self.restrictions, leaves, jax.tree.leaves(self.params), strict=True)
         settled = [_settled(place, rule, leaf, jnp.asarray(held, leaf.dtype)) for place, rule, leaf, held in rows]
         return jax.tree.unflatten(tree, settled)
 
-    def init(self, key, x, weights=None, kind=0):
+    def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
         return self.settled(self.model.init(key, x, weights, kind))
 
-    def maximize(self, stats, params=None):
+    def maximize(self, stats: Any, params: Any = None) -> Any:
         guess = self.settled(self.model.maximize(stats, params))
         free = unconstrain(self, guess)
         flat, unravel = ravel_pytree(free)
@@ -146,26 +146,26 @@ class Restricted(SameDensity):
         with jax.ensure_compile_time_eval():
             return jax.tree.map(np.asarray, movable(self, shapes))
 
-    def refined(self, params, resp, z, weights=None):
+    def refined(self, params: Any, resp: Any, z: Any, weights: jax.Array | None = None) -> Any:
         return params
 
-    def permute(self, params, order):
+    def permute(self, params: Any, order: Any) -> Any:
         raise NotProvidedError(self, "permute", "components have restrictions of their own")
 
     # Statistics of the centred form have no Q to climb.
 
-    def prepare(self, x, weights=None, centred=False):
+    def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.model.prepare(x, weights)
 
-    def ill_conditioned(self, params):
+    def ill_conditioned(self, params: Any) -> Any:
         return None
 
     # --- units that keep columns apart: what is held or tied in the data's units is so in these ----------------------
 
-    def units(self, x, weights=None) -> Units:
+    def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return RestrictedUnits(_columnwise(self.model.units(x, weights)), self)
 
-    def origin(self, x, params=None) -> Units:
+    def origin(self, x: Any, params: Any = None) -> Units:
         origin = _columnwise(self.model.origin(x, params))
         return origin if origin.is_identity else RestrictedUnits(origin, self)
 
@@ -186,26 +186,26 @@ class RestrictedUnits(Units):
     def inner(self) -> Units:
         return self.inner_units.inner  # pyright: ignore[reportAttributeAccessIssue]
 
-    def rows(self, x):
+    def rows(self, x: Any) -> Any:
         return self.inner_units.rows(x)
 
-    def rows_back(self, z):
+    def rows_back(self, z: Any) -> Any:
         return self.inner_units.rows_back(z)
 
-    def params(self, params):
+    def params(self, params: Any) -> Any:
         moved = self.inner_units.params(params)
         return self.inner_units.model(self.restricted).settled(moved)
 
-    def back(self, params):
+    def back(self, params: Any) -> Any:
         return self.restricted.settled(self.inner_units.back(params))
 
-    def log_volume(self):
+    def log_volume(self) -> Any:
         return self.inner_units.log_volume()
 
-    def loses_digits(self, params):
+    def loses_digits(self, params: Any) -> bool:
         return self.inner_units.loses_digits(params)
 
-    def model(self, model):
+    def model(self, model: Any) -> Any:
         return self.inner_units.model(model)
 
 
@@ -235,7 +235,7 @@ def _columnwise(units):
 # --- from what a person says -----------------------------------------------------------------------------------------
 
 
-def restrict(model, params, *, freeze=(), tie=()) -> Restricted:
+def restrict(model: Any, params: Any, *, freeze: Any = (), tie: Any = ()) -> Restricted:
     """`model` in which some params are held, or equal to each other.
 
     params: those of the model, in the data's units; what is frozen keeps its value there, in every restart, to the bit.

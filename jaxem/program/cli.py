@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,11 +33,11 @@ SILENCE = 15.0
 class Parser(argparse.ArgumentParser):
     """One line for every mistake."""
 
-    def error(self, message):
+    def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def main(argv=None) -> int:
+def main(argv: Any = None) -> int:
     """Run the program; returns the exit code (2 for bad input)."""
     options = parser().parse_args(argv)
     try:
@@ -117,7 +118,7 @@ def _seed(text):
 # --- the work -----------------------------------------------------------------------------------------------------
 
 
-def run(options) -> int:
+def run(options: Any) -> int:
     begun = time.perf_counter()
     out = _picture_path(options.out)
     table, title = _table(options)
@@ -202,7 +203,7 @@ def _distinct(covariances):
     return list(first.values())
 
 
-def sweep(models, x, options, progress):
+def sweep(models: Any, x: Any, options: Any, progress: Any) -> Any:
     """Candidates by BIC; a line for each as soon as it is there."""
 
     def show(candidate):
@@ -217,7 +218,7 @@ def sweep(models, x, options, progress):
     return candidates
 
 
-def compare(model, x, seed):
+def compare(model: Any, x: Any, seed: Any) -> Any:
     """EM, Adam and L-BFGS from the same few starts; fewer steps where there is much data."""
     n_starts = COMPARED_STARTS if len(x) <= 5000 else 4
     max_steps = int(np.clip(COMPARED_WORK // (len(x) * n_starts), 50, COMPARED_STEPS))
@@ -225,7 +226,7 @@ def compare(model, x, seed):
     return compare_algorithms(model, x, starts, max_steps=max_steps, repeats=COMPARED_REPEATS)
 
 
-def random_rows(model, x, seed, n_starts):
+def random_rows(model: Any, x: Any, seed: Any, n_starts: Any) -> Any:
     """Starts made on the host, where nothing compiles: random rows for means, and the data's own covariance."""
     k, d, gaussian = model.n_components, x.shape[1], model.component
     rng = np.random.default_rng(seed)
@@ -237,7 +238,7 @@ def random_rows(model, x, seed, n_starts):
     return MixtureParams(np.full((n_starts, k), 1 / k), GaussianParams(means, np.broadcast_to(cov, shape)))
 
 
-def draw(out, x, names, candidates, params, compared, title):
+def draw(out: Any, x: Any, names: Any, candidates: Any, params: Any, compared: Any, title: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # a program that writes a file needs no screen
@@ -251,7 +252,7 @@ def draw(out, x, names, candidates, params, compared, title):
 class Progress:
     """A bar (tqdm, on a terminal) or now and then a line, on stderr."""
 
-    def __init__(self, total):
+    def __init__(self, total: Any) -> None:
         self.total, self.done, self.begun = total, 0, time.perf_counter()
         self.spoken, self.bar = self.begun, None
         if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
@@ -259,13 +260,13 @@ class Progress:
 
             self.bar = tqdm(total=total, file=sys.stderr, unit="model", leave=False)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Print above the bar, at once."""
         if self.bar is not None:
             self.bar.clear()
         print(text, flush=True)
 
-    def step(self):
+    def step(self) -> None:
         self.done += 1
         now = time.perf_counter()
         if self.bar is not None:
@@ -274,9 +275,9 @@ class Progress:
             self.spoken = now
             print(f"jaxem: {self.done} of {self.total} done after {now - self.begun:.0f} s", file=sys.stderr)
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         if self.bar is not None:
             self.bar.close()

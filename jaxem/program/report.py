@@ -1,5 +1,7 @@
 """What the program says of a sweep: text for the terminal, and one picture."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxem.engine.result import PROPER, Status
@@ -22,7 +24,7 @@ SHOWN = 5
 MAX_PRINTED = 6
 
 
-def candidate_row(c) -> str:
+def candidate_row(c: Any) -> str:
     """A model of a sweep in one line."""
     scores = "".join(f"{value:>12.2f}" for value in (c.aic, c.bic, c.icl))
     note = f"{c.n_reached} of {len(np.asarray(c.restarts.all.status))}"
@@ -32,7 +34,7 @@ def candidate_row(c) -> str:
     return f"{head}{float(c.best.log_lik):>14.3f}{scores}  {note}"
 
 
-def choice(candidates, params, names) -> str:
+def choice(candidates: Any, params: Any, names: Any) -> str:
     """What was chosen, and out of what; params: those to show of it."""
     chosen = candidates[0]
     best = ", ".join(f"{_short(c.model)} ({c.bic:.2f})" for c in candidates[:SHOWN] if c.proper)
@@ -45,7 +47,7 @@ def choice(candidates, params, names) -> str:
     return "\n".join(lines)
 
 
-def name_of(model) -> str:
+def name_of(model: Any) -> str:
     return f"{model.component.covariance} covariance, k = {model.n_components}"
 
 
@@ -53,7 +55,7 @@ def _short(model) -> str:
     return f"{model.component.covariance} {model.n_components}"
 
 
-def parameters(model, params, names) -> str:
+def parameters(model: Any, params: Any, names: Any) -> str:
     """Weights, means and covariances in the data's units, the heaviest component first."""
     means, cov = np.asarray(params.components.mean), np.asarray(params.components.cov)
     width = max(14, *(len(name) + 2 for name in names))
@@ -77,7 +79,7 @@ def parameters(model, params, names) -> str:
     return "\n".join(lines)
 
 
-def spread(fits) -> str:
+def spread(fits: Any) -> str:
     """How many restarts reached which optimum, best first; those that collapsed are counted apart."""
     proper, improper = [], 0
     for group in optima(fits):
@@ -94,12 +96,12 @@ def spread(fits) -> str:
     return f"Log-likelihood reached by {total} restarts: " + ", ".join(text)
 
 
-def heaviest_first(model, params):
+def heaviest_first(model: Any, params: Any) -> Any:
     """The same params with components in the order of their weights."""
     return model.permute(params, np.argsort(-np.asarray(params.weights), kind="stable"))
 
 
-def telling_columns(params, x):
+def telling_columns(params: Any, x: Any) -> Any:
     """The two columns whose variance lies most between components (all, where there are at most two)."""
     x = np.asarray(x)
     if x.shape[1] <= 2:
@@ -110,7 +112,7 @@ def telling_columns(params, x):
     return tuple(sorted(np.argsort(-share, kind="stable")[:2].tolist()))
 
 
-def figure(x, names, candidates, params, compared, title):
+def figure(x: Any, names: Any, candidates: Any, params: Any, compared: Any, title: str) -> Any:
     """The chosen density large, beside it BIC, the restarts, and EM against gradient ascent."""
     import matplotlib.pyplot as plt
 

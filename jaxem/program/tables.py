@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class Table(NamedTuple):
     names: list[str]
 
 
-def read_table(path, columns=None) -> Table:
+def read_table(path: Any, columns: Any = None) -> Table:
     """The columns (all, or those named) of the file at `path`: .npy, .parquet, or else separated text.
 
     Raises ValueError or OSError with one line that says what is wrong and where.

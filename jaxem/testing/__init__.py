@@ -12,7 +12,9 @@
 10 log_prob       equals a reference, and is the log of something that adds up to 1
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from jaxem.testing.case import Case, NotChecked, Violation
 from jaxem.testing.compilations import count_compilations
@@ -33,7 +35,7 @@ class Outcome(NamedTuple):
     detail: str
     margin: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         mark = {"passed": "ok  ", "skipped": "skip", "failed": "FAIL"}[self.status]
         return f"{mark} {self.law:2d} {LAWS[self.law]}: {self.what}{f' ({self.detail})' if self.detail else ''}"
 
@@ -44,16 +46,24 @@ class Report(NamedTuple):
     model: str
     outcomes: tuple[Outcome, ...]
 
-    def with_status(self, status) -> list[Outcome]:
+    def with_status(self, status: Any) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.status == status]
 
-    def __str__(self):
+    def __str__(self) -> Any:
         passed, skipped = (len(self.with_status(status)) for status in ("passed", "skipped"))
         return "\n".join([f"{self.model}: {passed} checks passed, {skipped} skipped", *map(str, self.outcomes)])
 
 
 def check_model(
-    model, key, x, *, affine=None, reference=None, exact_m_step=True, laws=tuple(LAWS), thorough=True
+    model: Any,
+    key: jax.Array,
+    x: Any,
+    *,
+    affine: Any = None,
+    reference: Any = None,
+    exact_m_step: bool = True,
+    laws: Any = tuple(LAWS),
+    thorough: bool = True,
 ) -> Report:
     """Check the ten laws on `model`, with starts drawn by `key` for the data x; a few hundred rows are plenty.
 

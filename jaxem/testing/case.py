@@ -1,6 +1,7 @@
 """What the laws are stated on: a model, its data in standard units, a few starts, and how close two trees must be."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Case:
     paths: Any = None  # the objective along plain EM, once computed
     margin: float = 0.0  # largest difference seen by the current check, as a share of what is allowed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rows = self.model.rows(self.x)
         even = arrays.n_rows(rows) // 2 * 2
         if even < 4:
@@ -71,86 +72,86 @@ class Case:
         self.x = on_host(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:even]), rows))
 
     @cached_property
-    def n(self):
+    def n(self) -> Any:
         return arrays.n_rows(self.x)
 
     @cached_property
-    def dtype(self):
+    def dtype(self) -> Any:
         return jnp.result_type(*jax.tree.leaves(self.x))
 
     @cached_property
-    def tol(self):
+    def tol(self) -> Any:
         return TOLERANCES[self.dtype.itemsize]
 
     @cached_property
-    def units(self):
+    def units(self) -> Any:
         return compiled(self.model.units)(self.x)
 
     @cached_property
-    def z(self):
+    def z(self) -> Any:
         return compiled(lambda units, x: units.rows(x))(self.units, self.x)
 
     @cached_property
-    def inner(self):
+    def inner(self) -> Any:
         """The model with its hyperparameters in standard units."""
         return on_host(self.units.model(self.model))
 
     @cached_property
-    def starts(self):
+    def starts(self) -> Any:
         """Params in the data's units, one per kind of start."""
         kinds = [r % len(self.model.start_kinds) for r in range(N_STARTS)]
         return [on_host(self.model.init(self.split(r), self.x, None, kind)) for r, kind in enumerate(kinds)]
 
     @cached_property
-    def points(self):
+    def points(self) -> Any:
         """The starts in standard units."""
         return [self.params_in_units(self.units, start) for start in self.starts]
 
     @cached_property
-    def params_in_units(self):
+    def params_in_units(self) -> Any:
         """(units, params) -> params in standard units."""
         return compiled(lambda units, params: units.params(params))
 
     @cached_property
-    def rng(self):
+    def rng(self) -> Any:
         """Draws on the host compile nothing."""
         return np.random.default_rng(np.asarray(jax.random.key_data(self.key)).ravel())
 
     @cached_property
-    def movable(self):
+    def movable(self) -> Any:
         """A tree like unconstrained coordinates: which of them fits may move."""
         return on_host(movable(self.inner, self.unconstrain(self.points[0])))
 
     @cached_property
-    def weights(self):
+    def weights(self) -> Any:
         return self.rng.uniform(0.5, 1.5, (2, self.n)).astype(self.dtype)
 
     @cached_property
-    def ones(self):
+    def ones(self) -> Any:
         return np.ones(self.n, self.dtype)
 
     # Every law calls the same few programs, so that a model costs few compilations.
 
     @cached_property
-    def expectation(self):
+    def expectation(self) -> Any:
         """(params, z, weights) -> resp, log_prob and statistics."""
         return compiled(partial(expect, self.inner))
 
     @cached_property
-    def maximize(self):
+    def maximize(self) -> Any:
         """(stats, params) -> params."""
         return compiled(self.inner.maximize)
 
     @cached_property
-    def unconstrain(self):
+    def unconstrain(self) -> Any:
         return compiled(partial(unconstrain, self.inner))
 
     @cached_property
-    def constrain(self):
+    def constrain(self) -> Any:
         return compiled(partial(constrain, self.inner))
 
     @cached_property
-    def q_and_gradient(self):
+    def q_and_gradient(self) -> Any:
         """(free, stats) -> Q plus the log prior, per example, and its gradient in unconstrained coordinates."""
 
         def q(free, stats):
@@ -160,7 +161,7 @@ class Case:
         return compiled(jax.value_and_grad(q))
 
     @cached_property
-    def objective_gradient(self):
+    def objective_gradient(self) -> Any:
         """(free, z, weights) -> gradient of the log-likelihood plus the log prior, per example."""
 
         def objective(free, z, weights):
@@ -174,21 +175,21 @@ class Case:
         return self.expectation(self.points[0], self.z, self.ones)
 
     @cached_property
-    def moved(self):
+    def moved(self) -> Any:
         """Params after one EM step from the first start."""
         self.needs_statistics()
         return self.maximize(self.at_start.stats, self.points[0])
 
-    def split(self, label: int):
+    def split(self, label: int) -> Any:
         return jax.random.fold_in(self.key, label)
 
-    def needs_statistics(self):
+    def needs_statistics(self) -> None:
         if not self.model.additive:
             raise NotChecked("a model from two plain functions has no statistics")
 
     # --- how close is close enough -----------------------------------------------------------------------------
 
-    def same(self, what, got, want, tol, scale=0.0):
+    def same(self, what: str, got: Any, want: Any, tol: Any, scale: Any = 0.0) -> None:
         """Every leaf of `got` within tol times the leaf's largest entry (or `scale`, if larger) of `want`."""
         if jax.tree.structure(got) != jax.tree.structure(want):
             raise Violation(f"{what}: has structure {jax.tree.structure(got)}, not {jax.tree.structure(want)}")
@@ -208,7 +209,7 @@ class Case:
             name, error.max() if np.isfinite(error).all() else np.inf, tol * max(size, scale, np.finfo(float).tiny)
         )
 
-    def within(self, name, error, allowed):
+    def within(self, name: str, error: Any, allowed: Any) -> None:
         """A number that is at most what is allowed."""
         error, allowed = float(error), float(allowed)
         if not error <= allowed:
@@ -216,39 +217,39 @@ class Case:
         if error > 0:
             self.margin = max(self.margin, error / allowed)
 
-    def same_sums(self, what, got, want):
+    def same_sums(self, what: str, got: Any, want: Any) -> None:
         """Statistics: sums over n rows whose entries are O(1) in standard units."""
         self.same(what, got, want, self.tol.sums, self.n)
 
-    def same_params(self, what, got, want):
+    def same_params(self, what: str, got: Any, want: Any) -> None:
         self.same(what, got, want, self.tol.steps, PARAMS_SCALE)
 
 
-def expect(model, params, z, weights) -> Expectation:
+def expect(model: Any, params: Any, z: Any, weights: jax.Array) -> Expectation:
     resp, log_prob = model.e_step(params, z)
     return Expectation(resp, log_prob, model.sufficient_statistics(resp, z, weights) if model.additive else ())
 
 
-def take(tree, index):
+def take(tree: Any, index: Any) -> Any:
     """Rows of a pytree of arrays with one leading axis."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def stack(trees):
+def stack(trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def compiled(function):
+def compiled(function: Callable) -> Any:
     """`function`, compiled, giving numpy arrays."""
     program = jax.jit(function)
     return lambda *args: on_host(program(*args))
 
 
-def on_host(tree):
+def on_host(tree: Any) -> Any:
     """numpy arrays: slicing and adding these compiles nothing."""
     return jax.tree.map(np.asarray, tree)
 
 
-def normal_like(rng, tree):
+def normal_like(rng: Any, tree: Any) -> Any:
     """Standard normal draws shaped like the leaves of a tree."""
     return jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)).astype(leaf.dtype), tree)

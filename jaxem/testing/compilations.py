@@ -1,6 +1,7 @@
 """Counting compilations, to show that new numbers compile nothing."""
 
 import contextlib
+from typing import Any
 
 import jax
 
@@ -9,7 +10,7 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 @contextlib.contextmanager
-def count_compilations():
+def count_compilations() -> Any:
     """A list that grows by one entry for every program compiled inside the block.
 
     >>> import jax, jax.numpy as jnp

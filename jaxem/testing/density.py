@@ -1,5 +1,7 @@
 """Do densities add up to 1? Answered from the model's own draws, without knowing its sample space."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -17,7 +19,7 @@ LARGEST_ERROR = 0.04
 EDGE = 0.02
 
 
-def check_normalised(case):
+def check_normalised(case: Any) -> None:
     """E_p[q(y) / p(y)] = 1 for any density q inside p's support, if p adds up to 1.
 
     y are draws from the model, and q is an estimate of their density from other draws: their frequencies where all

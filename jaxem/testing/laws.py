@@ -54,7 +54,7 @@ class Check(NamedTuple):
 CHECKS: list[Check] = []
 
 
-def check(law, what, slow=False):
+def check(law: Any, what: str, slow: bool = False) -> Any:
     def register(function):
         CHECKS.append(Check(law, what, function, slow))
         return function
