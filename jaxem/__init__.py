@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX. One contract, one compiled loop, many starts in one program."""
 
-from jaxem import datasets
+from jaxem import constraints, datasets
 from jaxem.algorithms.anderson import Anderson
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.gradient import Gradient
@@ -168,6 +168,7 @@ __all__ = [
     "categorical_mixture",
     "compare_algorithms",
     "constrain",
+    "constraints",
     "datasets",
     "elbo",
     "exponential_mixture",

@@ -96,7 +96,7 @@ def host_origin(x: Any, cov: Any = None) -> Affine | None:
     cannot tell from 0, they decorrelate the columns too.
     """
     sample = np.asarray(x[:: max(1, len(x) // SAMPLE_ROWS)], np.float64)
-    shift = sample.mean(0)
+    shift = np.median(sample, 0)  # one row far from all others does not move it
     decorrelated = None if cov is None else _host_matrix(cov)
     if decorrelated is not None:
         scale, matrix = decorrelated

@@ -24,6 +24,8 @@ def check_arguments(model: Any, arguments: dict[str, Any], method: str) -> dict[
     if isinstance(arguments.get("kind"), str):
         arguments["kind"] = start_kind(model, arguments["kind"])
     if is_traced(model, arguments):
+        if "x" in arguments and not is_prepared(x):
+            arguments["x"] = model.rows(x)
         if isinstance(x, jax.Array):
             _as_said_here(model.check, x, arguments.get("params"))
             if method == "init":
@@ -40,6 +42,8 @@ def check_arguments(model: Any, arguments: dict[str, Any], method: str) -> dict[
         arguments["params"] = as_params(model, arguments["params"])
     if "x" in arguments and not is_prepared(x):
         _check_rows(model, arguments, method)
+    if "future" in arguments:
+        arguments["future"] = model.rows(arguments["future"])
     if "params" in arguments:
         check_values(model, arguments["params"])
     return arguments
@@ -57,7 +61,8 @@ def check_model(model: Any) -> None:
 
 
 def is_prepared(x: Any) -> bool:
-    return isinstance(x, tuple) and hasattr(x, "_fields")
+    """Whether x, or a part of it, is a NamedTuple: a form that only the library's own code makes."""
+    return isinstance(x, tuple) and (hasattr(x, "_fields") or any(is_prepared(part) for part in x))
 
 
 def _check_rows(model, arguments, method):

@@ -116,9 +116,8 @@ def _wide(function, tree):
 
 def _is_far(rows):
     """Whether the rows [n, ...] lie so far from 0, compared with their spread, that rounding to float32 shows."""
-    rows = rows.reshape(len(rows), -1)
-    with np.errstate(all="ignore"):
-        return bool((np.abs(np.nanmean(rows, 0)) > FAR * np.nanstd(rows, 0)).any()) and rows.dtype.kind == "f"
+    rows = np.ma.masked_invalid(rows.reshape(len(rows), -1))
+    return rows.dtype.kind == "f" and bool((np.abs(rows.mean(0)) > FAR * rows.std(0)).any())
 
 
 # --- what a method gives back: how it leaves the frame that it was called in ----------------------------------------

@@ -20,6 +20,7 @@ from jaxem.engine.step import all_finite
 from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs.sources import SourceError
 from jaxem.numerics.chunks import cut_rows
+from jaxem.numerics.tracing import is_traced
 
 
 class Trail(NamedTuple):
@@ -179,10 +180,10 @@ def fit_partial(
         start = check_start(model, state, data)
     problem, begun = _problem(data.inner, data.x, data.weights, start, state.units if start is None else None)
     trail, before = (begun, 0.0) if start is not None else (state.trail, state.total_weight)
-    total = jnp.asarray(before + float(np.sum(np.asarray(data.weights))), data.dtype)
-    trail = _follow(problem, algorithm, trail, total)
+    total = before + (data.weights.sum() if is_traced(data.weights) else float(np.sum(np.asarray(data.weights))))
+    trail = _follow(problem, algorithm, trail, jnp.asarray(total, data.dtype))
     params = data.frame.params_back(_to_data(problem.units, trail.params))
-    return OnlineState(params, trail, problem.units, data.frame.units, float(total))
+    return OnlineState(params, trail, problem.units, data.frame.units, total)
 
 
 @jax.jit

@@ -97,9 +97,18 @@ def fit_sizes(
         own = jax.tree.map(lambda leaf, at=i * n_restarts: leaf[at : at + n_restarts], fits)
         own = _unpadded(model, own, float(n_points))
         best = int(best_of(own))
-        # Moved and not converted: a conversion compiles a program for every shape.
-        every.append(Restarts(*jax.device_put((jax.tree.map(lambda leaf, at=best: np.asarray(leaf[at]), own), own))))
+        every.append(Restarts(_placed(jax.tree.map(lambda leaf, at=best: leaf[at], own)), _placed(own)))
     return every
+
+
+def _placed(fits):
+    """Fits on the device, but for what no dtype of JAX holds (see `Frame.params_back`)."""
+
+    # Arrays are moved and not converted: a conversion compiles a program for every shape.
+    def place(leaf):
+        return jax.device_put(leaf) if jax.dtypes.canonicalize_dtype(leaf.dtype) == leaf.dtype else leaf
+
+    return jax.tree.map(place, fits)
 
 
 def _unpadded(model, fits, n_points):

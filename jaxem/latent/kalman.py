@@ -12,7 +12,7 @@ from jaxem.numerics.special import LOG_2PI
 
 
 @pytree_class
-class Smoothed(Posterior):
+class StateSpacePosterior(Posterior):
     """E[z_t | x] [n, t, q], its covariances [n, t, q, q], and those of (z_t+1, z_t) [n, t - 1, q, q]."""
 
     mean: Any
@@ -21,7 +21,7 @@ class Smoothed(Posterior):
 
 
 def smooth(params: Any, rows: Any, used: Any) -> Any:
-    """(Smoothed of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
+    """(StateSpacePosterior of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
 
     Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
     """
@@ -59,7 +59,7 @@ def smooth(params: Any, rows: Any, used: Any) -> Any:
     before = jax.tree.map(lambda leaf: leaf[:-1], (filtered, predicted))
     _, (mean, cov, cross) = jax.lax.scan(backward, last, before, reverse=True)
     mean, cov = jnp.concatenate([mean, last[0][None]]), jnp.concatenate([cov, last[1][None]])
-    return Smoothed(mean, cov, cross), log_probs.sum()
+    return StateSpacePosterior(mean, cov, cross), log_probs.sum()
 
 
 def predicted_cov(params: Any, cov: Any) -> Any:

@@ -58,7 +58,7 @@ def test_smoothing_is_conditioning(params, float64):
     x[1, 4:], x[2, 1:] = np.nan, 1e9
     model = jaxem.StateSpace(2)
     resp = model.e_step(params, (x, lengths)).resp
-    for row, length, mean, cov, cross in zip(x, lengths, *map(np.asarray, resp), strict=True):
+    for row, length, mean, cov, cross in zip(x, lengths, resp.mean, resp.cov, resp.cross, strict=True):
         want, full = conditioned(params, row[:length], length)
         np.testing.assert_allclose(mean[:length].ravel(), want[: 2 * length], rtol=1e-9, atol=1e-12)
         for t in range(length):
