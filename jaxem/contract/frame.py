@@ -95,12 +95,12 @@ class Frame(NamedTuple):
             return log_prob
         return arrays.on_device(np.asarray(log_prob, np.float64) - volume, self.dtype)
 
-    def total_back(self, value: Any, weights: jax.Array) -> Any:
+    def total_back(self, value: Any, weights: Any) -> Any:
         """A log-likelihood (or objective, or a history of them) of all rows, total in nats, of the data."""
         volume = self.volume(weights)
         return arrays.on_device(np.asarray(value, np.float64) - volume, self.dtype) if volume else value
 
-    def volume(self, weights: jax.Array) -> float:
+    def volume(self, weights: Any) -> float:
         """What the log-likelihood of all rows of these weights is larger by in this frame, in nats."""
         if not self.moves:
             return 0.0

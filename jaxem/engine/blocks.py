@@ -16,25 +16,14 @@ from concurrent.futures import wait
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxem.contract.units import Identity
 from jaxem.engine.checkpoints import Checkpoint
 from jaxem.engine.loop import State
-from jaxem.engine.programs import (
-    centred_problem,
-    compile_ahead,
-    finish,
-    initialise,
-    iterate,
-    resume,
-    screen,
-    stop,
-    work_of_state,
-)
+from jaxem.engine.programs import compile_ahead, finish, initialise, iterate, stop, work_of_state
 from jaxem.engine.result import Result
-from jaxem.engine.step import ILL_CONDITIONED
+from jaxem.engine.stages import Stages
 from jaxem.numerics.devices import host
 
 #: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
@@ -168,37 +157,30 @@ def solve_in_blocks(
     volume = monitor.volume + (float(_volume(problem, weights)) if monitor.callback or monitor.progress else 0.0)
     monitored = MonitoredFit(monitor, (model, x, weights, algorithm, tol, max_steps, starts, key, plan))
     state, stage = monitored.resumed((state, np.int32(0)))
-    placement = plan.placement
+    stages = Stages(problem, algorithm, x, weights, max_steps, plan)
 
     def after_block(last=False):
         monitored.after_block((state, np.int32(stage)), lambda: _progress(state, volume, monitored.seconds), last)
 
-    ladder, stage = plan.screening, int(stage)
+    stage = int(stage)
     try:
         while True:
-            centred = stage > len(ladder)
-            form = problem, algorithm
-            if centred:
-                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
-            limit = jnp.minimum(ladder[stage][0], max_steps) if stage < len(ladder) else max_steps
-            for reached in _blocks(*form, state, tol, limit, placement):
+            form = stages.form(stage, state)
+            for reached in _blocks(*form, state, tol, stages.limit(stage), plan.placement):
                 state = reached
                 after_block()
-            ended = state
-            if stage < len(ladder):
-                ended, chosen = screen(state, ladder[stage][1])
-            else:
-                chosen = host(state.fits.status) == ILL_CONDITIONED
-                if centred or not chosen.any():
-                    break
-                form = centred_problem(problem, x, weights, state, placement), algorithm.centred()
+            if stage == stages.centred:
+                break
+            ended, chosen = stages.chosen(stage + 1, state)
+            if stage + 1 == stages.centred and not host(chosen).any():
+                break
             # Both at once: wherever an interrupt comes, they belong together.
-            state, stage = resume(*form, ended, chosen, placement=placement), stage + 1
+            state, stage = stages.enter(stage + 1, ended, chosen), stage + 1
         after_block(last=True)
         fits = state.fits
     except (KeyboardInterrupt, StoppedByCallbackError):
         monitored.keep((state, np.int32(stage)))
-        fits = stop(state, placement=placement)
+        fits = stop(state, placement=plan.placement)
     finally:
         monitored.close()
     return finish(model, problem, weights, fits, state.history, plan, len(state.index))

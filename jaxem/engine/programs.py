@@ -18,10 +18,8 @@ from jax.sharding import PartitionSpec
 from jaxem.contract.units import Identity
 from jaxem.engine import loop
 from jaxem.engine.expectation import Problem, lanes_and_rows, make_problem
-from jaxem.engine.implicit import attach_derivatives
 from jaxem.engine.loop import State, not_started
 from jaxem.engine.result import Result, Status
-from jaxem.engine.step import ILL_CONDITIONED
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import first_of, map_in_batches, whole_blocks
 from jaxem.numerics.compilation import Program, Work, size
@@ -234,17 +232,6 @@ def resume(problem: Problem, algorithm: Any, state: State, pending: Any, placeme
     return _on_devices(lambda p, s, which: _packed(begin(p, _unpacked(s), which)), placement, problem, state, pending)
 
 
-@jax.jit
-def screen(state: State, keep: Any) -> Any:
-    """(state, which fits [r] go on): the best share `keep` of those that have been stopped; the others are SCREENED."""
-    stopped = state.fits.status == Status.MAX_STEPS
-    score = jnp.where(stopped, state.fits.objective, -jnp.inf)
-    rank = jnp.argsort(jnp.argsort(-score, stable=True), stable=True)
-    chosen = stopped & (rank < jnp.maximum(1, jnp.ceil(keep * stopped.sum())))
-    status = jnp.where(stopped & ~chosen, Status.SCREENED, state.fits.status).astype(jnp.int32)
-    return state._replace(fits=state.fits._replace(status=status)), chosen
-
-
 @partial(jax.jit, static_argnames="placement")
 def stop(state: State, placement: Placement | None = None) -> Any:
     """What there is of every fit; those under way are INTERRUPTED."""
@@ -252,17 +239,6 @@ def stop(state: State, placement: Placement | None = None) -> Any:
         return loop.interrupted(state)
     spec = placement.of_fits
     return placement.each(lambda state: loop.interrupted(_unpacked(state)), (spec,), spec)(state)
-
-
-def centred_problem(
-    problem: Problem, x: Any, weights: jax.Array, state: State, placement: Placement | None = None
-) -> Problem:
-    """The problem in the centred form. Nothing is stored for it: an iteration prepares its own chunks."""
-    n_devices = 1 if placement is None else placement.mesh.shape[placement.rows]
-    here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // n_devices, *leaf.shape[1:]), leaf.dtype), x)
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.lanes.params)
-    _, chunk = lanes_and_rows(problem.model, here, first, len(state.index), centred=True)
-    return dataclasses.replace(problem, rows=x, weights=weights, chunk=chunk, prepared=False, centred=True)
 
 
 def _work_of_verdict(model, problem, weights, fits, history, plan, n_lanes):
@@ -319,44 +295,3 @@ def named(status: Any, objective: Any, degenerate: Any, empty: Any) -> Any:
     """The loop's status, or what is to be said first."""
     status = jnp.where((status == Status.CONVERGED) & empty, Status.EMPTY, status)
     return jnp.where(jnp.isfinite(objective) & degenerate, Status.DEGENERATE, status).astype(jnp.int32)
-
-
-@partial(jax.jit, static_argnames=("plan", "differentiable"))
-def solve(
-    model: Any,
-    x: Any,
-    weights: jax.Array,
-    algorithm: Any,
-    tol: Any,
-    max_steps: Any,
-    starts: Any,
-    key: jax.Array,
-    plan: Plan,
-    differentiable: bool,
-) -> Result:
-    """The whole fit in one program, for use under a trace; differentiable: with implicit derivatives."""
-    frozen, fixed_x, fixed_weights = jax.lax.stop_gradient((model, x, weights))
-    problem, state = initialise(frozen, fixed_x, fixed_weights, algorithm, jax.lax.stop_gradient(starts), key, plan)
-    for limit, keep in plan.screening:
-        state = iterate(problem, algorithm, state, tol, jnp.minimum(limit, max_steps))
-        state, chosen = screen(state, keep)
-        state = resume(problem, algorithm, state, chosen)
-    state = iterate(problem, algorithm, state, tol, max_steps)
-    if model.additive and has_centred_form(problem, state):
-        centred = centred_problem(problem, fixed_x, fixed_weights, state)
-        state = resume(centred, algorithm.centred(), state, state.fits.status == ILL_CONDITIONED)
-        state = iterate(centred, algorithm.centred(), state, tol, max_steps)
-    result = finish(frozen, problem, fixed_weights, state.fits, state.history, plan, len(state.index))
-    if not (differentiable and len(state.queue) == 1 and model.additive):
-        return result
-    units = problem.units
-    z, inner, chunk = units.rows(x), units.model(model), problem.chunked().weights.shape[1]
-    volume = units.log_volume()
-    inside, log_lik = attach_derivatives(inner, z, weights, chunk, state.fits.params, state.fits.log_lik, volume)
-    log_lik = log_lik - (fixed_weights * units.log_volume()).sum()
-    found = {
-        "params": jax.vmap(units.back)(inside),
-        "log_lik": log_lik,
-        "objective": log_lik + (state.fits.objective - state.fits.log_lik),
-    }
-    return result._replace(**(first_of(found) if plan.alone else found))

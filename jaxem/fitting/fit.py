@@ -11,8 +11,9 @@ from jaxem.algorithms.algorithm import Algorithm
 from jaxem.algorithms.em import EM
 from jaxem.contract.model import Model
 from jaxem.engine.blocks import Monitor, solve_in_blocks
-from jaxem.engine.programs import Plan, solve
+from jaxem.engine.programs import Plan
 from jaxem.engine.result import PROPER, Result, Status
+from jaxem.engine.stages import solve
 from jaxem.fitting.data import check_data, check_start, join_labels
 from jaxem.inputs import arrays
 from jaxem.numerics.chunks import even_chunks

@@ -21,7 +21,7 @@ class StateSpacePosterior(Posterior):
 
 
 def smooth(params: Any, rows: Any, used: Any) -> Any:
-    """(StateSpacePosterior of one sequence rows [t, d], log p(rows)); a row that is not `used` [t] is as if it were not there.
+    """The posterior of one sequence rows [t, d] and its log p(rows), from those rows that are `used` [t].
 
     Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
     """
