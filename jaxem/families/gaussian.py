@@ -16,6 +16,7 @@ from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class, static
 from jaxem.contract.units import COVARIANCE, LOCATION, AffineUnits, Identity, Units
 from jaxem.families.covariance import Covariance, Diagonal, Full, Spherical
+from jaxem.families.degenerate import default_floor, is_degenerate, rests_on_floor
 from jaxem.families.exponential_family import ExponentialFamily, Features, component_means, expected_logits
 from jaxem.families.support import Vectors
 from jaxem.inputs.covariance_rank import check_spread
@@ -31,15 +32,6 @@ STRUCTURES: dict[str, tuple[Covariance, bool]] = {
     "diag_tied": (Diagonal(), True),
     "spherical_tied": (Spherical(), True),
 }
-
-#: The default `floor`, by the bytes of the dtype. It lies far below the variance ratio of any group
-#: worth a component (clusters 30,000 standard deviations apart in float32, 1,000,000 in float64),
-#: and far above where a Cholesky factor in that dtype breaks.
-DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
-
-#: Variances below this, relative to the data's, belong to a sliver if the other components are much
-#: wider.
-SLIVER = 1e-5
 
 #: The largest amplification (see `ill_conditioned`) at which the product form is used in float32.
 #: Up to here it was measured to keep covariances to 2e-4 and the log-likelihood to 2e-6, relative
@@ -318,7 +310,7 @@ class Gaussian(ExponentialFamily):
     def _allowed(self, cov, rows, scale):
         """Covariances that rest on rows [k], as the structure has them and above floor * scale."""
         cov = cov if self.shared else self.structure.combined(cov, rows)
-        floor = DEFAULT_FLOOR[cov.dtype.itemsize] if self.floor is None else self.floor
+        floor = default_floor(cov.dtype) if self.floor is None else self.floor
         # Below this even a floor of 0 keeps a collapsed component's density finite, so that it can
         # be named.
         floor = jnp.maximum(jnp.asarray(floor, cov.dtype), jnp.finfo(cov.dtype).eps ** 2) * scale
@@ -337,26 +329,14 @@ class Gaussian(ExponentialFamily):
         return ~(amplification < AMPLIFICATION_LIMIT).all()
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        """A component that fits a few rows or a lower-dimensional set: params in standard units, n_points [k].
-
-        Its smallest eigenvalue e (of the data's own, which is 1) is compared with how many rows
-        hold it up, and with the pooled within-component covariance, so that tight but equal groups
-        far apart are not called slivers.
-        """
+        """The rule of `jaxem.families.degenerate`, for the smallest eigenvalue of each covariance."""
         d = params.mean.shape[-1]
         share = n_points / n_points.sum()
         pooled = params.cov if self.shared else jnp.tensordot(share, params.cov, 1)
         smallest, relative = self.structure.smallest_eigenvalues(params.cov, pooled, d)
-        floor = DEFAULT_FLOOR[params.cov.dtype.itemsize] if self.floor is None else self.floor
-        # What rests on a floor as high as this is where somebody wanted it to rest: a proper
-        # maximum.
-        floored = ~(smallest > jnp.where(floor <= SLIVER, floor, 0) * (1 + 1e-3))
-        if self.shared:
-            return floored
-        tight = (smallest <= 1e-3) & (relative <= 0.1)
-        sliver = (smallest <= SLIVER) & (relative <= 1e-3)
-        few = n_points < 3 * (d + 2)
-        return floored | sliver | (tight & few) | (n_points < d + 1.5)
+        floor = default_floor(params.cov.dtype) if self.floor is None else self.floor
+        floored = rests_on_floor(smallest, floor)
+        return floored if self.shared else floored | is_degenerate(smallest, relative, n_points, d + 2)
 
     # --- starts, units, sampling, checks ----------------------------------------------------------
 

@@ -10,14 +10,11 @@ from jaxem.contract.constraints import Positive, Real
 from jaxem.contract.model import EStep, model_class
 from jaxem.contract.pytree import static
 from jaxem.contract.units import Units
+from jaxem.families.degenerate import default_floor, is_degenerate, shares
 from jaxem.families.input_units import LinearUnits, host_input_units
 from jaxem.families.regression import GivenInputs, Regression, explained, offset_of
 from jaxem.families.support import Numbers
 from jaxem.numerics.linalg import PRECISION
-
-#: The smallest residual variance, relative to that of one regression through all rows, by the bytes
-#: of the dtype.
-DEFAULT_FLOOR = {4: 1e-9, 8: 1e-12}
 
 
 class LinearRegressionParams(NamedTuple):
@@ -77,7 +74,7 @@ class LinearRegression(Regression):
 
     def from_least_squares(self, coef: Any, stats: Any) -> LinearRegressionParams:
         count = jnp.where(stats.count > 0, stats.count, 1)
-        floor = DEFAULT_FLOOR[coef.dtype.itemsize] if self.floor is None else self.floor
+        floor = default_floor(coef.dtype) if self.floor is None else self.floor
         floor = floor * stats.rest.sum() / stats.count.sum()
         squares = stats.rest - 2 * explained(coef, stats)
         var = squares.sum() / stats.count.sum() if self.variance == "tied" else squares / count
@@ -93,10 +90,7 @@ class LinearRegression(Regression):
         """A line through a few rows, or rows exactly on a line; in units where one regression leaves variance 1."""
         p = params.coef.shape[-1]
         var = jnp.broadcast_to(params.var, n_points.shape)
-        pooled = n_points / n_points.sum() @ var
-        tight = (var <= 1e-3) & (var <= 0.1 * pooled)
-        sliver = (var <= 1e-4) & (var <= 1e-3 * pooled)
-        return sliver | (tight & (n_points < 3 * (p + 2))) | (n_points < p + 1.5)
+        return is_degenerate(*shares(var, 1.0, n_points), n_points, p + 2)
 
     def units(self, x: Any, weights: jax.Array | None = None) -> LinearUnits:
         """Units in which the residuals of one regression through all rows have variance 1."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxem.contract.constraints import Positive, Real
 from jaxem.contract.model import model_class
 from jaxem.contract.units import LOG_LOCATION, UNITLESS
-from jaxem.families.gaussian import DEFAULT_FLOOR
+from jaxem.families.degenerate import default_floor
 from jaxem.families.scale import ScaleFamily, collapsed
 from jaxem.families.support import POSITIVE, Numbers
 from jaxem.numerics.special import HALF_LOG_2PI
@@ -61,7 +61,7 @@ class LogNormal(ScaleFamily):
 
     def from_moments(self, moments: Any) -> LogNormalParams:
         mean, square = moments
-        return LogNormalParams(mean, jnp.maximum(square - mean**2, DEFAULT_FLOOR[moments.dtype.itemsize]))
+        return LogNormalParams(mean, jnp.maximum(square - mean**2, default_floor(moments.dtype)))
 
     def moments(self, params: Any) -> Any:
         return jnp.stack([params.mean, params.mean**2 + params.var])
@@ -76,7 +76,7 @@ class LogNormal(ScaleFamily):
         return super().embed(jnp.log(x), weights)
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        return collapsed(params.mean, params.var, n_points, DEFAULT_FLOOR[params.var.dtype.itemsize])
+        return collapsed(params.mean, params.var, n_points, default_floor(params.var.dtype))
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n numbers of every component, [n, k]."""

@@ -1,16 +1,15 @@
 """Exponential families known by features and log-partition, with an M-step by differentiation."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from jaxem.contract.constraints import Constraint, Positive, Real
 from jaxem.families.exponential_family import ExponentialFamily, component_means
-from jaxem.numerics import linalg
+from jaxem.numerics.newton import climb
 
 
 class NaturalParams(NamedTuple):
@@ -128,83 +127,11 @@ class LogPartitionFamily(ExponentialFamily):
         return new if params is None else self.keep_where(alive, new, params)
 
 
-#: Newton steps at most. From a far start each one gains at least a constant; a few of the last ones
-#: square the error.
-MAX_NEWTON = 100
+def solve_moments(log_partition: Callable, mean: Any, start: Any) -> Any:
+    """The natural parameters [f] at which the gradient of the log-partition A is `mean`.
 
-#: Newton decrements (in standard deviations of T) below this are in the quadratic range: a full
-#: step is right, and differences of the objective are too small to judge it by.
-QUADRATIC = 1e-2
-
-#: A decrement that shrinks by less than this is rounding; on the way to infinity it shrinks a
-#: little faster.
-STALLED = 0.9
-
-
-class _Newton(NamedTuple):
-    eta: Any
-    value: Any
-    length: Any  # of the next step tried
-    decrement: Any  # at eta, infinite before the first step
-    n_steps: Any
-    done: Any
-
-
-def solve_moments(log_partition: Any, mean: Any, start: Any) -> Any:
-    """The eta [f] at which the gradient of log_partition is `mean`, by damped Newton from a valid `start`.
-
-    Points where log_partition is not finite are outside its domain; steps are halved until they
-    stay inside and the convex objective falls. Where the mean is on the boundary of what is
-    possible there is no solution, and the search stops after `MAX_NEWTON` steps on its way to
-    infinity. Derivatives are those of the solution, not of the search.
+    They maximise eta . mean - A(eta), which is concave, by Newton's method from a valid `start`.
+    Points where A is not finite are outside its domain. Where the mean is on the boundary of what
+    is possible there is no solution, and the search stops on its way to infinity.
     """
-
-    def residual(eta):
-        return jax.grad(log_partition)(eta) - mean
-
-    def solve_linear(linear, target):
-        return linalg.solve(jax.jacobian(linear)(jnp.zeros_like(target)), target)
-
-    fixed = lax.stop_gradient(mean)
-    return lax.custom_root(
-        residual, lax.stop_gradient(start), lambda _, eta: _search(log_partition, fixed, eta), solve_linear
-    )
-
-
-def _search(log_partition, mean, start):
-    def objective(eta):
-        return log_partition(eta) - eta @ mean
-
-    def improve(state):
-        gradient, hessian = jax.grad(objective)(state.eta), jax.hessian(objective)(state.eta)
-        step = _newton_step(gradient, hessian)
-        decrement = jnp.sqrt(jnp.maximum(-gradient @ step, 0))
-        trial = state.eta + state.length * step
-        value = objective(trial)
-        finite = jnp.isfinite(value) & jnp.isfinite(trial).all()
-        local = decrement < QUADRATIC
-        accept = finite & (local | (value < state.value))
-        # In the quadratic range the decrement squares from step to step; when it no longer shrinks,
-        # that is rounding.
-        done = ~jnp.isfinite(decrement) | (local & ~(decrement < STALLED * state.decrement)) | (decrement == 0)
-        keep = accept & ~done
-        return _Newton(
-            jnp.where(keep, trial, state.eta),
-            jnp.where(keep, value, state.value),
-            jnp.where(accept, jnp.minimum(1.0, 2 * state.length), 0.5 * state.length).astype(mean.dtype),
-            jnp.where(keep & local, decrement, jnp.inf).astype(mean.dtype),
-            state.n_steps + 1,
-            done,
-        )
-
-    one = jnp.ones((), mean.dtype)
-    first = _Newton(start, objective(start), one, one * jnp.inf, 0, False)
-    return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_NEWTON), improve, first).eta
-
-
-def _newton_step(gradient, hessian):
-    """-hessian^-1 gradient, after scaling the features to equal variances."""
-    variance = jnp.diagonal(hessian)
-    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    scaled = hessian / (scale[:, None] * scale) + jnp.finfo(gradient.dtype).eps * np.eye(len(scale), dtype=scale.dtype)
-    return -linalg.solve_positive(scaled, (gradient / scale)[:, None])[:, 0] / scale
+    return climb(lambda eta: eta @ mean - log_partition(eta), start)

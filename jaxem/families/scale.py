@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxem.contract.affine import Affine
 from jaxem.contract.units import AffineUnits
+from jaxem.families.degenerate import is_degenerate, rests_on_floor, shares
 from jaxem.families.exponential_family import ExponentialFamily
 
 
@@ -34,17 +35,5 @@ def collapsed(location: Any, variance: Any, n_points: Any, smallest: Any) -> Any
     """Which components [k] sit on a few rows or on ties, from the mean and variance of log x in each."""
     share = n_points / n_points.sum()
     total = share @ variance + share @ (location - share @ location) ** 2
-    return too_tight(variance, total, n_points, 3) | ~(variance > smallest * (1 + 1e-3)) | (n_points < 2.5)
-
-
-def too_tight(variance: Any, total: Any, n_points: Any, n_params: Any) -> Any:
-    """Which components [k] have next to no variance, relative to the data's `total` and to the others'.
-
-    The same bounds as for the normal distribution: a tenth of a thousandth of the spread is a
-    sliver whatever it holds; a thirtieth is one if only a few rows hold it up.
-    """
-    pooled = n_points @ variance / n_points.sum()
-    total = jnp.where(total > 0, total, 1)
-    sliver = (variance <= 1e-5 * total) & (variance <= 1e-3 * pooled)
-    tight = (variance <= 1e-3 * total) & (variance <= 0.1 * pooled)
-    return sliver | (tight & (n_points < 3 * n_params))
+    degenerate = is_degenerate(*shares(variance, total, n_points), n_points, 3)
+    return degenerate | rests_on_floor(variance, smallest)

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxem.contract.constraints import Constraint, NonNegative
 from jaxem.contract.model import model_class
+from jaxem.families.degenerate import is_degenerate, shares
 from jaxem.families.exponential_family import ExponentialFamily
-from jaxem.families.scale import too_tight
 from jaxem.families.support import Values, Vectors
 from jaxem.numerics.special import log_bessel
 
@@ -152,7 +152,8 @@ class VonMisesFisher(ExponentialFamily):
         variance = (d - 1) / (d - 1 + 2 * params.concentration)
         total = 1 - unit(n_points @ (length[:, None] * params.mean) / n_points.sum())[1]
         limit = concentration_limit(d, params.mean.dtype)
-        return too_tight(variance, total, n_points, d) | ~(params.concentration < 0.5 * limit) | (n_points < 1.5)
+        degenerate = is_degenerate(*shares(variance, total, n_points), n_points, d, fewest=1.5)
+        return degenerate | ~(params.concentration < 0.5 * limit)
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:
         """n unit vectors of every component, [n, k, d], by the rejection sampler of Wood (1994)."""

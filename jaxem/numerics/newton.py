@@ -1,4 +1,8 @@
-"""Maximising a smooth function of few variables to rounding: Newton steps, damped where it bends the wrong way."""
+"""Newton's method for a smooth function of few variables, to rounding.
+
+M-steps without a closed form use it: those of restricted models and of families that are known by
+their log-partition.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,33 +13,54 @@ from jax import lax
 
 from jaxem.numerics import linalg
 
-#: Levels of damping tried side by side, relative to the curvature of each variable; the first is none but for rounding.
+#: Levels of damping that are tried side by side, relative to the curvature of each variable. The
+#: first has no damping but for rounding.
 DAMPING = (0.0, 1e-2, 1.0, 100.0)
 
-#: Promised gains below this share of the function's size, or so many units of rounding, are in the range where Newton's
-#: method squares the error, and differences of the function no longer tell which of two points is better.
-LOCAL, UNTOLD = 1e-9, 4
+#: A step is local where the gain that it promises is below this share of the function's size, or
+#: below so many units of rounding. There Newton's method squares the error, and differences of the
+#: function no longer tell which of two points is better.
+LOCAL, LOCAL_UNITS = 1e-9, 4
 
-#: A promise that shrinks by less than this is rounding.
+#: A local step that promises more than this share of what the last one did has met rounding.
 STALLED = 0.1
 
-#: Slopes (of the function over its size) below this many units of rounding: the start is the solution.
+#: Where no slope (of the function over its size) is above this many units of rounding, the start is
+#: the solution.
 FLAT = 16
 
-#: Steps at most; one that stops here is an M-step that only raised Q.
-MAX_STEPS = 50
+#: Steps are shortened by this factor where they leave the domain of the function.
+SHORTER = 0.1
+
+#: The largest number of steps. An M-step that stops there has raised Q, but not to its maximum.
+MAX_STEPS = 100
 
 
-class _Climb(NamedTuple):
+class _Search(NamedTuple):
     point: Any
     value: Any
+    length: Any  # of the next steps, as a share of Newton's
     promise: Any  # the gain that the last local step promised
     n_steps: Any
     done: Any
 
 
 def climb(function: Callable, start: Any) -> Any:
-    """A point [p] at which the gradient of `function` is 0, uphill from `start`; its derivatives are the solution's."""
+    """A point at which the gradient of a function is 0, uphill from `start`.
+
+    Each step tries Newton steps with several levels of damping and takes the best. Points at which
+    the function is not finite are outside its domain: steps get shorter until one of them stays
+    inside. Where there is no solution (the function rises towards infinity, or towards a boundary),
+    the search ends when a step gains no more than rounding, or after `MAX_STEPS`.
+
+    Args:
+        function: a smooth function of an array [p], to be maximised.
+        start: a point in its domain, [p].
+
+    Returns:
+        The point, [p]. Its derivatives (in what `function` closes over) are those of the solution,
+        by the implicit function theorem, and not those of the search.
+    """
 
     def solve_linear(linear, target):
         return linalg.solve(jax.jacobian(linear)(jnp.zeros_like(target)), target)
@@ -48,35 +73,41 @@ def climb(function: Callable, start: Any) -> Any:
 def _search(function, start):
     size = 1 + jnp.abs(function(start))
     eps = jnp.finfo(start.dtype).eps
-    nearby = max(LOCAL, UNTOLD * eps)
+    nearby = max(LOCAL, LOCAL_UNITS * eps)
 
     def height(point):
         return function(point) / size
 
     def improve(state):
         steps, promise = _steps(jax.grad(height)(state.point), jax.hessian(height)(state.point))
-        points = state.point + steps
-        values = jax.vmap(height)(points)
-        values = jnp.where(jnp.isfinite(values), values, -jnp.inf)
+        points = state.point + state.length * steps
+        found = jax.vmap(height)(points)
+        inside = jnp.isfinite(found)
+        values = jnp.where(inside, found, -jnp.inf)
         local = (promise >= 0) & (promise < nearby)
         chosen = jnp.where(local, 0, jnp.argmax(values))
-        done = jnp.where(local, ~(promise < STALLED * state.promise), ~(values[chosen] > state.value))
-        return _Climb(
-            jnp.where(done, state.point, points[chosen]),
-            jnp.where(done, state.value, values[chosen]),
+        better = values[chosen] > state.value
+        too_long = ~local & ~better & ~inside.all()
+        done = ~too_long & jnp.where(local, ~(promise < STALLED * state.promise), ~better)
+        stays = done | too_long
+        return _Search(
+            jnp.where(stays, state.point, points[chosen]),
+            jnp.where(stays, state.value, values[chosen]),
+            jnp.where(too_long, SHORTER * state.length, jnp.minimum(1, state.length / SHORTER)).astype(start.dtype),
             jnp.where(local, promise, jnp.inf),
             state.n_steps + 1,
             done,
         )
 
     slope = jnp.abs(jax.grad(height)(start)).max()
-    there = slope <= FLAT * eps
-    first = _Climb(start, height(start), jnp.asarray(jnp.inf, start.dtype), 0, there)
+    flat = slope <= FLAT * eps
+    one = jnp.ones((), start.dtype)
+    first = _Search(start, height(start), one, one * jnp.inf, 0, flat)
     return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_STEPS), improve, first).point
 
 
 def _steps(gradient, hessian):
-    """(Newton steps [m, p] for every level of damping, the gain that the undamped one promises)."""
+    """Newton steps [m, p] for every level of damping, and the gain that the undamped one promises."""
     bend = jnp.abs(jnp.diagonal(hessian))
     scale = 1 / jnp.sqrt(jnp.where(bend > 0, bend, 1))
     curvature, slope = -hessian * scale[:, None] * scale, gradient * scale
