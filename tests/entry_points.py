@@ -475,6 +475,11 @@ def _keeps_rows_and_is_tempered(row, situation):
     return _keeps_rows(row, situation) and _is_tempered(row, situation)
 
 
+def _is_exact(row, situation):
+    """Whether the M-step finds the maximum from anywhere; by hand it has no incumbent to start from."""
+    return row.exact_m_step
+
+
 def _has_no_prior(row, situation):
     """A prior speaks less the more rows were seen, and online EM counts those that come again."""
     return not (situation.believed or isinstance(row.model, jaxem.WithPrior))
@@ -494,7 +499,7 @@ ENTRY_POINTS = (
     EntryPoint("anneal", _anneal, suits=_is_tempered),
     EntryPoint("compare_algorithms", _compare_algorithms),
     EntryPoint("scikit-learn", _estimator, suits=_is_scikit_learns),
-    EntryPoint("m_step", _by_hand, 1),
+    EntryPoint("m_step", _by_hand, 1, _is_exact),
     EntryPoint("jit-fit", _fit_in_jit, STEPS, _keeps_rows, on_device=True),
     EntryPoint("jit-fit_restarts", _restarts_in_jit, STEPS, _keeps_rows, on_device=True),
     EntryPoint("jit-anneal", _anneal_in_jit, STEPS, _keeps_rows_and_is_tempered, on_device=True),

@@ -112,7 +112,7 @@ def spread_data(model: Any, x: Any, weights: Any, placement: Any) -> Data:
     if not positive:
         raise ValueError("weights: expected finite numbers of at least 0, and not all 0")
     sample = some_rows(x, weights, SPREAD_SAMPLE, placement)
-    if not finite and not _takes_holes(model, sample):
+    if not finite and not _takes_missing(model, sample):
         raise ValueError("x: some rows hold NaN or infinite values")
     model.check(sample)
     model.check_fit(sample, np.ones(arrays.n_rows(sample), dtype), dtype)
@@ -121,7 +121,7 @@ def spread_data(model: Any, x: Any, weights: Any, placement: Any) -> Data:
     return data
 
 
-def _takes_holes(model, rows) -> bool:
+def _takes_missing(model, rows) -> bool:
     """Whether NaN is data to the model."""
     try:
         model.check_finite(jax.tree.map(lambda leaf: np.full_like(leaf[:1], np.nan), rows))

@@ -94,7 +94,7 @@ def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
 def follow_stream(stream: Any, algorithm: OnlineEM, tol: Any, max_steps: Any, monitor: Any) -> Result:
     """Passes of online EM until one gains less than tol per unit of weight over the last, then one look at the end."""
     problem = stream.problem()
-    total = jnp.asarray(stream.source.n_rows, stream.dtype)
+    total = jnp.asarray(stream.source.total_weight, stream.dtype)
     trail, history, n_passes = _begin(problem, stream.start), np.full(max_steps, np.nan, stream.dtype), 0
     monitored = MonitoredFit(monitor, (stream.moved, stream.first, stream.start, algorithm, tol, max_steps))
     trail, history, n_passes, small = monitored.resumed((trail, history, np.asarray(0), np.asarray(False)))

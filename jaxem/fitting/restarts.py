@@ -16,6 +16,7 @@ from jaxem.engine.result import PROPER, Result, Status
 from jaxem.fitting.data import check_data, check_start, join_labels
 from jaxem.fitting.fit import DEFAULT_MAX_STEPS, DEFAULT_TOL, one_of, run_fit
 from jaxem.inputs import arrays
+from jaxem.latent.starts import draw_rows
 from jaxem.numerics.chunks import map_in_batches
 from jaxem.numerics.hardware import hardware
 from jaxem.numerics.tracing import is_traced
@@ -194,10 +195,7 @@ class StartMaker(NamedTuple):
 
     def __call__(self, model: Any, units: Any, x: Any, weights: jax.Array, key: jax.Array) -> Any:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.n))
-        if arrays.n_rows(x) > START_ROWS:
-            chance = weights / weights.sum()
-            drawn = jax.random.choice(keys[0], len(weights), (START_ROWS,), p=chance)
-            x, weights = jax.tree.map(lambda leaf: leaf[drawn], x), jnp.ones(START_ROWS, weights.dtype)
+        x, weights = draw_rows(keys[0], x, weights, START_ROWS)
         z = units.rows(x)
         kinds = jnp.asarray(np.resize(self.kinds, self.n))
         batch = max(1, min(self.n, hardware().batch_rows // arrays.n_rows(z)))

@@ -112,6 +112,16 @@ class Source:
             raise ValueError(f"weights: expected {n} finite numbers of at least 0")
         return weights
 
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights of all rows; known after `sample` where the source has no slices."""
+        if not self.sliceable:
+            return self._seen_weight
+        if self.weights is None:
+            return float(self.n_rows)
+        cuts = range(0, self.n_rows, self.block_rows)
+        return float(sum(np.sum(self.weights[at : at + self.block_rows], dtype=np.float64) for at in cuts))
+
     def sample(self) -> Block:
         """Rows spread over the whole source, as one block."""
         if not self.sliceable:
@@ -129,11 +139,11 @@ class Source:
 
     def _reservoir(self) -> Block:
         """A pass over the source that keeps every row with the same chance."""
-        rng, seen, kept = np.random.default_rng(0), 0, None
+        rng, seen, total, kept = np.random.default_rng(0), 0, 0.0, None
         for block in self.blocks():
             new = jax.tree.map(lambda leaf, n=block.n: leaf[:n], block[:2])
             kept = new if kept is None else jax.tree.map(lambda *leaves: np.concatenate(leaves), kept, new)
-            seen += block.n
+            seen, total = seen + block.n, total + float(block.weights.sum(dtype=np.float64))
             n = len(kept[1])
             if n > SAMPLE_ROWS:
                 # Rows kept from before stand for `seen - block.n` of all.
@@ -142,7 +152,7 @@ class Source:
                 kept = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], kept)
         if kept is None:
             raise ValueError("source: expected at least one row; got none")
-        self.n_rows = seen
+        self.n_rows, self._seen_weight = seen, total
         rows, weights = kept
         return Block(rows, weights, len(weights))
 

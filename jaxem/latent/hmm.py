@@ -1,4 +1,4 @@
-"""Hidden Markov models over any family: one hidden chain per sequence. Fitting them is Baum-Welch."""
+"""Hidden Markov models over any family, with one hidden chain for each sequence (Baum-Welch)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -33,12 +33,18 @@ from jaxem.latent.nested import as_family
 from jaxem.numerics.tracing import is_traced
 from jaxem.observed.labelled import label_rows
 
-#: Starts look at no more observations than this, drawn at random in proportion to their weights.
+#: Random starts use at most this many observations, drawn at random in proportion to their weights.
 START_OBSERVATIONS = 20_000
 
 
 class HMMParams(NamedTuple):
-    """initial [k]; transition [k, k], row i the probabilities of what follows i; emissions, params of the family."""
+    """The params of `HMM`.
+
+    Attributes:
+        initial: the probabilities of the first state, [k].
+        transition: [k, k], where row i holds the probabilities of the state that follows state i.
+        emissions: the params of the emission family, with k components.
+    """
 
     initial: Any
     transition: Any
@@ -46,7 +52,13 @@ class HMMParams(NamedTuple):
 
 
 class HMMStats(NamedTuple):
-    """Expected numbers: sequences that begin in each state [k], transitions [k, k]; the emissions' statistics."""
+    """The expected sufficient statistics of `HMM`.
+
+    Attributes:
+        initial: the expected number of sequences that begin in each state, [k].
+        transitions: the expected number of transitions from each state to each state, [k, k].
+        emissions: the statistics of the emission family.
+    """
 
     initial: Any
     transitions: Any
@@ -55,27 +67,38 @@ class HMMStats(NamedTuple):
 
 @model_class
 class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
-    """p(x, z) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t p(x_t | z_t); Bishop (2006), section 13.2.
+    """A hidden Markov model over any family of observations.
 
-    emission: the family of p(x_t | z_t), with n_states components, or any model of one observation (see `Nested`).
-    x is [n, t, ...] (n sequences), [t, ...] (one), or the pair (values [n, t, ...], lengths [n]); what lies beyond a
-    length is ignored, whatever it is. An example is a sequence: log_prob is [n] (also [1] for one sequence), and
-    sample weights are one per sequence.
+    p(x, z) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t p(x_t | z_t)
 
-    initial: "free"; "fixed", as in the start (even in a random one); or "stationary", the distribution that the
-    transitions keep, whatever params.initial holds (Zucchini and MacDonald 2009, section 3.1).
-    allowed: [k, k] of bool, the transitions that random starts and gradient fits may use; None: all. Under EM a
-    transition that is 0 in the start stays 0.
-    method: "auto", "scan" or "associative_scan", see `jaxem.latent.forward_backward.smooth`.
+    Data x are n sequences [n, t, ...], one sequence [t, ...], or the pair (values [n, t, ...],
+    lengths [n]); values beyond a length are ignored. An example is a sequence: log_prob is [n], in
+    nats ([1] for one sequence), and sample weights are one number for each sequence.
 
-    E-step: forward-backward, equations (13.33) to (13.43). M-step: equations (13.18) to (13.20).
+    E-step: the forward-backward recursion, Bishop (2006), equations (13.33) to (13.43).
+    M-step: equations (13.18) to (13.20).
 
-    >>> import jax, jaxem
-    >>> model = jaxem.HMM(jaxem.Gaussian("full"), 2)
-    >>> x = jaxem.datasets.old_faithful()
-    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
-    >>> bool(best.converged), model.decode(best.params, x).shape
-    (True, (272,))
+    Args:
+        emission: the family of p(x_t | z_t), with n_states components, or any model of one
+            observation (see `Nested`).
+        n_states: k.
+        initial: "free"; "fixed" (as in the start, with even probabilities in a random start); or
+            "stationary", the stationary distribution of the transitions, whatever params.initial
+            holds (Zucchini and MacDonald 2009, section 3.1).
+        allowed: [k, k] of bool, the transitions that random starts and gradient fits may use. None
+            stands for all. Under EM, a transition that is 0 in the start stays 0.
+        method: "auto", "scan" or "associative_scan", see `jaxem.latent.forward_backward.smooth`.
+
+    Raises:
+        ValueError: an argument is not one of these.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> model = jaxem.HMM(jaxem.Gaussian("full"), 2)
+        >>> x = jaxem.datasets.old_faithful()
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> bool(best.converged), model.decode(best.params, x).shape
+        (True, (272,))
     """
 
     emission: Any
@@ -106,13 +129,13 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     def n_components(self) -> int:
         return self.n_states
 
-    # --- data: a row is a sequence ---------------------------------------------------------------------------
+    # --- data: a row is a sequence ----------------------------------------------------------------
 
     def rows(self, x: Any) -> Sequences:
         return as_sequences(x, self.emission.row_ndim)
 
     def n_observations(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """The total length of the sequences, each times its weight."""
+        """The sum of the lengths of the sequences, each times the weight of its sequence."""
         lengths = self.rows(x).n_observations
         return lengths.sum() if weights is None else jnp.dot(jnp.asarray(weights), lengths)
 
@@ -127,20 +150,21 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         if isinstance(x, Prepared):
             return x
         x = self.rows(x)
-        # Without weights nothing may be summed ahead, so that log_prob is complete.
+        # Without weights the emission may compute no sums ahead, so that log_prob is complete.
         weights = None if weights is None else time_weights(x, weights)
         data = self.emission.prepare(time_rows(x), weights, centred)
         n, t = x.shape
         return Prepared(data, x.lengths, jnp.zeros((t, n, 0), x.dtype))
 
-    # --- E-step ----------------------------------------------------------------------------------------------
+    # --- E-step -----------------------------------------------------------------------------------
 
     def _initial(self, params):
         return markov.stationary(params.transition) if self.initial == "stationary" else params.initial
 
     def _chain(self, params, x):
-        """((initial, transition, log_density [t, n, k]), mask [t, n], the emission's own posterior)."""
-        # Rows as they came go to the emission as they are: its direct form loses no digits far from the origin.
+        """The chain (initial, transition, log_density), mask [t, n] and posterior of emissions."""
+        # Rows that are not prepared go to the emission unchanged: its direct form loses no digits
+        # far from the origin.
         x = x if isinstance(x, Prepared) else self.rows(x)
         n, t = x.shape
         data = x.data if isinstance(x, Prepared) else time_rows(x)
@@ -158,7 +182,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         potentials = Potentials(*chain[:2], chain[2].swapaxes(0, 1), log_norm, x.lengths)
         return EStep(ChainPosterior(rows_first(posterior, mask), transitions, latent, potentials), log_norm)
 
-    # --- M-step ----------------------------------------------------------------------------------------------
+    # --- M-step -----------------------------------------------------------------------------------
 
     def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         x = self.prepare(x)
@@ -169,7 +193,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return HMMStats(weights @ resp.posterior[:, 0], transitions, emissions)
 
     def _counts(self, resp, x, weights):
-        """Weights [t n, k] of the observations for the emission family."""
+        """The weights [t n, k] of the observations for the emission family."""
         weighted = resp.posterior if weights is None else resp.posterior * weights[:, None, None]
         mask = inside(x.lengths, x.shape[1])
         weighted = weighted if mask is None else jnp.where(mask.T[..., None], weighted, 0)
@@ -197,15 +221,18 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         transition = Simplex() if self.allowed is None else markov.SparseSimplex(self.allowed)
         return HMMParams(initial, transition, self.emission.constraints())
 
-    # --- starts ----------------------------------------------------------------------------------------------
+    # --- starts -----------------------------------------------------------------------------------
 
     def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
-        """A random start: emissions as a mixture of all observations would start, transitions random, some sticky."""
+        """A random start, with random transitions.
+
+        The emissions start as the components of a mixture of all observations would.
+        """
         emission_key, row_key, chain_key = jax.random.split(key, 3)
         x = self.rows(x)
         units = self.units(x, weights)
         z = units.rows(x)
-        rows, counts = _thinned(row_key, time_rows(z), time_weights(z, weights))
+        rows, counts = starts.draw_rows(row_key, time_rows(z), time_weights(z, weights), START_OBSERVATIONS)
         embedded = self.emission.embed(rows, counts)
         resp = starts.responsibilities(kind, emission_key, embedded, counts, self.n_states)
         emissions = self._emissions(emission_key, self.emission.informed(resp, rows), rows, counts)
@@ -222,7 +249,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return units.back(self._at_even_initial(self._even_transition(z.dtype), emissions))
 
     def _emissions(self, key, resp, rows, counts):
-        """The emissions' params from responsibilities [t n, k] by themselves, as starts have them."""
+        """The params of the emissions from responsibilities [t n, k] alone, for starts."""
         resp = resp if counts is None else resp * counts[:, None]
         return self.emission.init_components(jax.random.fold_in(key, 1), rows, resp)
 
@@ -230,7 +257,10 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return HMMParams(jnp.full(self.n_states, 1 / self.n_states, transition.dtype), transition, emissions)
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """Mean and mean square of each sequence's observations, in the emission's own coordinates."""
+        """The mean and the mean square of the observations of each sequence, [n, 2 e].
+
+        The observations are in the coordinates [e] of the emission family.
+        """
         x = self.rows(x)
         counts = time_weights(x, weights)
         rows = from_time_rows(self.emission.embed(time_rows(x), counts), *x.shape)
@@ -240,7 +270,11 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return jnp.einsum("nt,nte->ne", used / used.sum(1, keepdims=True), moments)
 
     def _random_transition(self, key, dtype):
-        """Rows even over the simplex, mixed with a share of "stay" that is itself even over [0, 1]."""
+        """Random transition probabilities [k, k].
+
+        Each row is uniform over the simplex, mixed with the identity (the chain stays in its state)
+        by a share that is uniform over [0, 1].
+        """
         uniform = jax.random.uniform(key, (self.n_states**2 + 1,), dtype)
         rows = -jnp.log1p(-uniform[1:]).reshape(self.n_states, self.n_states)
         even = self._even_transition(dtype)
@@ -248,18 +282,20 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         stay = uniform[0] * jnp.where(jnp.diagonal(even) > 0, 1, 0)[:, None]
         return (1 - stay) * rows / rows.sum(-1, keepdims=True) + stay * jnp.eye(self.n_states, dtype=dtype)
 
-    # --- Q and the bound -------------------------------------------------------------------------------------
+    # --- Q and the bound --------------------------------------------------------------------------
 
     def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         chain = xlogy(stats.initial, self._initial(params)).sum() + xlogy(stats.transitions, params.transition).sum()
         return chain + self.emission.expected_log_joint(params.emissions, stats.emissions)
 
     def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> Any:
-        """Those of Dirichlet priors on the initial and every row of the transition probabilities; the emissions' own.
+        """The pseudo-statistics of Dirichlet priors, and of the prior of the emissions.
 
-        `strength.initial` sequences in all, `strength.transition` transitions from every state.
+        One Dirichlet prior is on the initial probabilities, with `strength.initial` sequences in
+        all, and one on every row of transition probabilities, with `strength.transition`
+        transitions from every state.
         """
-        inner = (units or Identity()).inner  # of the emissions' rows in sequences
+        inner = (units or Identity()).inner  # the units of sequences of observations
         emissions = self.emission.pseudo_statistics(params.emissions, strength.emissions, inner.inner)
         transitions = strength.transition * params.transition
         return HMMStats(strength.initial * self._initial(params), transitions, emissions)
@@ -267,7 +303,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     def log_prior(self, params: Any) -> Any:
         return self.emission.log_prior(params.emissions)
 
-    # --- what else the loop asks -----------------------------------------------------------------------------
+    # --- the verdict, checks and units ------------------------------------------------------------
 
     def permute(self, params: Any, order: Any) -> Any:
         emissions = self.emission.permute(params.emissions, order)
@@ -342,7 +378,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return self._of_emission(self.emission.origin(rows, None if params is None else params.emissions), x)
 
     def _of_emission(self, units, x) -> Units:
-        """The units of sequences from those of their observations."""
+        """The units of sequences from the units of their observations."""
         stationary = self.initial == "stationary"
         if units.is_identity and not stationary:
             return units
@@ -352,7 +388,10 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
 @pytree_class
 class ChainUnits(FieldUnits):
-    """The units of a chain; with a stationary start its initial probabilities follow from the transitions."""
+    """The units of a hidden Markov model.
+
+    With a stationary start, the initial probabilities follow from the transitions.
+    """
 
     stationary: bool = static(default=False)
 
@@ -368,13 +407,3 @@ class ChainUnits(FieldUnits):
         if self.stationary:
             params = params._replace(initial=markov.stationary(params.transition))
         return super().back(params)
-
-
-def _thinned(key, rows, weights):
-    """At most START_OBSERVATIONS rows with their weights."""
-    n = jax.tree.leaves(rows)[0].shape[0]
-    if n <= START_OBSERVATIONS:
-        return rows, weights
-    chance = None if weights is None else weights / weights.sum()
-    drawn = jax.random.choice(key, n, (START_OBSERVATIONS,), p=chance)
-    return jax.tree.map(lambda leaf: leaf[drawn], rows), None

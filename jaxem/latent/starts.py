@@ -1,7 +1,8 @@
-"""Random starts for anything with k components, as responsibilities: the model's own M-step turns them into params.
+"""Random starts for models with k components, as responsibilities.
 
-No single kind of start finds every optimum, so `fit_restarts` cycles through several. All are one computation with
-different numbers in it, so that they share a compiled program.
+The M-step of the model turns responsibilities into params. No single kind of start finds every
+optimum, so `fit_restarts` cycles through several. All kinds are one computation with different
+numbers in it, so that they share a compiled program.
 """
 
 from typing import Any, NamedTuple
@@ -11,10 +12,13 @@ import jax.numpy as jnp
 
 
 class Recipe(NamedTuple):
-    """What tells the kinds apart.
+    """The numbers that distinguish the kinds of start.
 
-    far: draw each centre by its squared distance from those before (k-means++), else evenly.
-    n_lloyd: k-means steps from there. noise: share of random responsibilities mixed with the cells of the centres.
+    Attributes:
+        far: whether each centre is drawn in proportion to its squared distance from the nearest
+            earlier centre (k-means++). Otherwise rows are drawn by their weights alone.
+        n_lloyd: the number of k-means (Lloyd) steps that follow.
+        noise: the share of random responsibilities, which are mixed with the cells of the centres.
     """
 
     far: bool
@@ -22,7 +26,8 @@ class Recipe(NamedTuple):
     noise: float
 
 
-#: The kinds of start by name. "kmeans" stops short of k-means' own optimum, where many restarts would coincide.
+#: The kinds of start by name. "kmeans" stops before it reaches the optimum of k-means, where many
+#: restarts would coincide.
 RECIPES = {
     "kmeans": Recipe(True, 10, 0.0),
     "rows": Recipe(False, 0, 0.0),
@@ -31,31 +36,38 @@ RECIPES = {
 }
 KINDS = tuple(RECIPES)
 
-#: Share of every row that is spread evenly over the components. A cell of the partition may hold fewer rows than a
-#: covariance needs; mixed with this much of all rows, every start is a proper one.
+#: The share of every row that is spread evenly over the components. A cell of the partition may
+#: hold fewer rows than a covariance needs; with this share of all rows, every start is proper.
 SPREAD = 0.1
 
 
 def responsibilities(
     kind: Any, key: jax.Array, z: Any, weights: jax.Array | None, k: int, n_active: Any = None, share: Any = SPREAD
 ) -> Any:
-    """Random responsibilities [n, k] for rows at z [n, e], sample weights [n] or None; kind: an index into KINDS.
+    """Random responsibilities [n, k] for a start.
 
-    n_active (may be traced): only the first so many components take part, and the start is that of k = n_active.
-    share: of every row, spread evenly over the components.
+    Args:
+        kind: an index into KINDS; it may be traced.
+        key: a random key.
+        z: the coordinates of the rows, [n, e].
+        weights: the weights of the rows [n], or None for equal weights.
+        k: the number of components.
+        n_active: if given, only so many components, the first ones, take part, and the start is
+            the one that k = n_active gives. It may be traced.
+        share: the share of every row that is spread evenly over the components.
     """
     weights = jnp.ones(z.shape[0], z.dtype) if weights is None else weights
     far, n_lloyd, noise = (jnp.asarray(column)[kind] for column in zip(*RECIPES.values(), strict=True))
     n = z.shape[0]
     active = jnp.arange(k) < (k if n_active is None else n_active)
-    # All random numbers in one draw: every separate one adds its own generator to the program.
+    # One draw gives all random numbers, since every separate draw adds a generator to the program.
     uniform = jax.random.uniform(key, (k + n * k,), z.dtype)
     centres = _centres(uniform[:k], z, weights, far)
     centres = jax.lax.fori_loop(0, n_lloyd, lambda _, c: _lloyd(z, weights, c, active), centres)
     if n_active is None:
         spread, uniform = share / k, uniform[k:].reshape(n, k)
     else:
-        # The numbers that k = n_active would have drawn: a prefix of these, laid out in rows of n_active.
+        # The numbers that k = n_active would draw are a prefix of these, in rows of n_active.
         spread = share * active.astype(z.dtype) / n_active
         position = n_active + jnp.arange(n)[:, None] * n_active + jnp.minimum(jnp.arange(k), n_active - 1)
         uniform = jnp.where(active, uniform[position], 0)
@@ -65,18 +77,37 @@ def responsibilities(
     return (1 - noise) * cells + noise * random / random.sum(-1, keepdims=True)
 
 
+def draw_rows(key: jax.Array, rows: Any, weights: jax.Array | None, at_most: int) -> tuple[Any, Any]:
+    """Rows for a start and their weights: all of them, or `at_most` where there are more.
+
+    They are drawn with replacement, with chances in proportion to their weights. A row that was
+    drawn counts as 1.
+    """
+    n = jax.tree.leaves(rows)[0].shape[0]
+    if n <= at_most:
+        return rows, weights
+    chance = None if weights is None else weights / weights.sum()
+    drawn = jax.random.choice(key, n, (at_most,), p=chance)
+    ones = None if weights is None else jnp.ones(at_most, weights.dtype)
+    return jax.tree.map(lambda leaf: leaf[drawn], rows), ones
+
+
 def _row_at(uniform, weights):
-    """The index of the row at quantile `uniform` of the weights (a row of weight 0 never is)."""
+    """The index of the row at quantile `uniform` of the weights; its weight is above 0."""
     cumulative = jnp.cumsum(weights)
     return jnp.minimum((cumulative <= uniform * cumulative[-1]).sum(), weights.shape[0] - 1)
 
 
 def _centres(uniform, z, weights, far):
-    """k rows; with `far`, each drawn by its squared distance from those before (Arthur and Vassilvitskii 2007)."""
+    """k rows as centres, drawn at random.
+
+    With `far`, the probability of a row is in proportion to its weight times its squared distance
+    from the nearest earlier centre (Arthur and Vassilvitskii 2007), else to its weight.
+    """
 
     def add(j, carry):
         centres, nearest = carry
-        # The first centre, and any where every row coincides with a centre already: any row will do.
+        # Any row will do as the first centre, or where every row coincides with an earlier centre.
         usable = far & (j > 0) & ((weights * nearest).sum() > 0)
         new = z[_row_at(uniform[j], weights * jnp.where(usable, nearest, 1))]
         return centres.at[j].set(new), jnp.minimum(nearest, ((z - new) ** 2).sum(-1))
@@ -86,7 +117,7 @@ def _centres(uniform, z, weights, far):
 
 
 def _nearest(z, centres, active):
-    """One-hot [n, k] of the nearest centre, among the active ones."""
+    """The nearest of the active centres for each row, as one-hot rows [n, k]."""
     cross = jnp.dot(z, centres.T, precision=jax.lax.Precision.HIGHEST)
     distance = (centres * centres).sum(-1) - 2 * cross
     distance = jnp.where(active, distance, jnp.inf)
