@@ -1,1 +1,1 @@
-"""What a model promises: read `model` first, then `family`, `constraints` and `units`."""
+"""What a model has to write and may write: read `model`, then `family`, `constraints`, `units`."""

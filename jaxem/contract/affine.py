@@ -1,4 +1,4 @@
-"""Affine changes of coordinates, and the one in which rows have mean 0 and unit spread."""
+"""Affine changes of coordinates, such as the one in which rows have mean 0 and unit spread."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,16 @@ from jaxem.numerics.chunks import block_rows, cut_rows, first_of
 
 
 class Affine(NamedTuple):
-    """z = ((x - shift) / scale) @ matrix, of rows x [n, d], or of numbers x [n].
+    """The map z = ((x - shift) / scale) @ matrix of rows x [n, d], or of numbers x [n].
 
-    shift [d] ([] for numbers); scale [d] (per column), or a scalar where all axes must keep one scale; matrix and its
-    inverse [d, d] decorrelate the columns, None where the model's axes are the data's own. Made on the host it holds
-    NumPy arrays of float64.
+    A map that was made on the host holds NumPy arrays of float64.
+
+    Attributes:
+        shift: [d], or [] for numbers.
+        scale: one for each column [d], or a scalar where all axes must keep one scale.
+        matrix: [d, d], which decorrelates the columns; None where the model's axes are the data's
+            own.
+        inverse: the inverse of `matrix`, or None.
     """
 
     shift: Any
@@ -25,28 +30,35 @@ class Affine(NamedTuple):
     inverse: Any = None
 
     def forth(self, x: Any) -> Any:
-        """Rows (or means) [..., d] in the new coordinates."""
+        """Rows or means x [..., d] in the new coordinates."""
         z = (x - self.shift) / self.scale
         return z if self.matrix is None else _dot(z, self.matrix)
 
     def back(self, z: Any) -> Any:
-        """Rows (or means) [..., d] in the old coordinates."""
+        """Rows or means z [..., d] in the old coordinates."""
         return self.shift + (z if self.matrix is None else _dot(z, self.inverse)) * self.scale
 
     def cov_forth(self, cov: Any) -> Any:
-        """Covariances: [..., d, d] where there is a matrix, else variances [..., d] or [...]."""
+        """Covariances in the new coordinates.
+
+        Args:
+            cov: [..., d, d] where there is a matrix, else variances [..., d] or [...].
+        """
         if self.matrix is None:
             return cov / self.scale**2
         return _congruent(cov / (self.scale[:, None] * self.scale), self.matrix)
 
     def cov_back(self, cov: Any) -> Any:
-        """The inverse of `cov_forth`; matrices stay positive definite when rounded to the dtype of compiled code."""
+        """Covariances in the old coordinates: the inverse of `cov_forth`.
+
+        Matrices stay positive definite when they are rounded to the dtype of compiled code.
+        """
         if self.matrix is None:
             return cov * self.scale**2
         return _representable(_congruent(cov, self.inverse)) * (self.scale[:, None] * self.scale)
 
     def log_volume(self) -> Any:
-        """log |dx / dz|: log p(x) = log p(z) - log_volume."""
+        """The log volume log |dx / dz|, so that log p(x) = log p(z) - log_volume()."""
         module = module_of(self.shift)
         volume = module.log(module.broadcast_to(self.scale, np.shape(self.shift))).sum()
         return volume if self.matrix is None else volume - module.linalg.slogdet(self.matrix)[1]
@@ -57,8 +69,9 @@ def standardize(x: Any, weights: jax.Array | None = None, metric: str = "full") 
 
     Args:
         x: rows [n, d].
-        weights: [n], or None.
-        metric: "full": covariance I; "diag": unit variances; "spherical": one scale, and mean variance 1.
+        weights: [n], or None for equal weights.
+        metric: "full" makes the covariance I; "diag" makes every variance 1; "spherical" uses one
+            scale for all columns, and makes the mean variance 1.
     """
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     blocks = cut_rows(x, weights / weights.sum(), block_rows(x.shape[0], BLOCK_ROWS))
@@ -74,12 +87,12 @@ def standardize(x: Any, weights: jax.Array | None = None, metric: str = "full") 
     return _decorrelated(affine, blocks) if metric == "full" else affine
 
 
-#: Rows that are summed together: no temporary is as long as the data.
+#: Number of rows that are summed together, so that no temporary array is as long as the data.
 BLOCK_ROWS = 1 << 16
 
 
 def _per_block(function, blocks):
-    """function(rows, weights) of every block, [b, ...]."""
+    """The results of function(rows, weights) for every block, [b, ...]."""
     if len(blocks[1]) == 1:
         return function(*first_of(blocks))[None]
     return lax.map(lambda block: function(*block), blocks)
@@ -90,13 +103,20 @@ def _total(function, blocks):
 
 
 def host_origin(x: Any, cov: Any = None) -> Affine | None:
-    """Host coordinates in which rows, and a start, may be rounded to float32 and lose no digits; None: the data's own.
+    """Host coordinates in which rows and a start lose no digits when they are rounded to float32.
 
-    They move the origin to the data. Where the overall covariance `cov` [d, d] of a start has directions that float32
-    cannot tell from 0, they decorrelate the columns too.
+    They move the origin to the data. Where the overall covariance of a start has directions that
+    float32 cannot tell from 0, they decorrelate the columns too.
+
+    Args:
+        x: rows [n, d] on the host.
+        cov: the overall covariance [d, d] of a start, or None.
+
+    Returns:
+        The coordinates, or None where the data's own coordinates will do.
     """
     sample = np.asarray(x[:: max(1, len(x) // SAMPLE_ROWS)], np.float64)
-    shift = np.median(sample, 0)  # one row far from all others does not move it
+    shift = np.median(sample, 0)  # The median does not move for one row far from all others.
     decorrelated = None if cov is None else _host_matrix(cov)
     if decorrelated is not None:
         scale, matrix = decorrelated
@@ -105,18 +125,20 @@ def host_origin(x: Any, cov: Any = None) -> Affine | None:
     return Affine(shift, np.float64(1)) if x.dtype == np.float64 or far.any() else None
 
 
-#: Rows that `host_origin` reads: any point near the data will do.
+#: Number of rows that `host_origin` reads. Few are enough, because any point near the data will do.
 SAMPLE_ROWS = 4096
 
-#: Means further than this from the origin, in standard deviations, lose digits of a start when rounded to float32.
+#: Means that lie further than this from the origin, in standard deviations, lose digits of a start
+#: when they are rounded to float32.
 FAR = 100.0
 
-#: Correlation matrices with a larger condition number lose digits of a start when rounded to float32.
+#: Correlation matrices with a larger condition number than this lose digits of a start when they
+#: are rounded to float32.
 ILL_CONDITIONED = 1e3
 
 
 def _host_matrix(cov):
-    """(scale, matrix) that decorrelate columns of this covariance; None where float32 holds their correlations well."""
+    """(scale, matrix) that decorrelate columns of covariance `cov`; None where float32 suffices."""
     scale = np.sqrt(np.diagonal(cov))
     values, vectors = np.linalg.eigh(cov / (scale[:, None] * scale))
     if values[0] * ILL_CONDITIONED > values[-1]:
@@ -136,9 +158,10 @@ def _decorrelated(affine, blocks):
         y = _dot(affine.forth(x), matrix)
         return _dot((y * weights[:, None]).T, y)
 
-    # Twice, as in a Cholesky QR: the first pass is blind to directions below the rounding of the largest one, and in
-    # its coordinates the second sees them. There nearly all eigenvalues are 1, and which vectors belong to them is an
-    # accident of rounding: turned back, the second change is none where none is needed.
+    # This is done twice, as in a repeated Cholesky QR: the first pass cannot resolve directions
+    # below the rounding of the largest one, and in its coordinates the second pass resolves them.
+    # There nearly all eigenvalues are 1, and rounding decides which vectors belong to them.
+    # Therefore the second change is rotated back, so that it is I where no change is needed.
     for last in (False, True):
         values, vectors = jnp.linalg.eigh(_total(second_moment, blocks))
         roots = jnp.sqrt(jnp.maximum(values, values[-1] * jnp.finfo(values.dtype).eps))
@@ -150,7 +173,7 @@ def _decorrelated(affine, blocks):
 
 
 def module_of(array: Any) -> Any:
-    """NumPy (and float64) for what was made on the host, else JAX."""
+    """NumPy for arrays that were made on the host, which are of float64, and JAX for all others."""
     return np if isinstance(array, (np.ndarray, np.generic, float)) else jnp
 
 
@@ -161,18 +184,19 @@ def _dot(a, b):
 
 
 def _congruent(cov, matrix):
-    """matrix^T cov matrix, symmetric to the last bit."""
+    """The product matrix^T cov matrix, exactly symmetric."""
     moved = _dot(_dot(matrix.T, cov), matrix)
     return 0.5 * (moved + moved.swapaxes(-1, -2))
 
 
 def _representable(cov):
-    """cov, or where rounding alone could make it indefinite, the nearest covariance of which that is not so.
+    """`cov`, changed as little as needed so that it stays positive definite when it is rounded.
 
-    Rounding moves the eigenvalues of a correlation matrix by up to about d eps. What changes is below that.
+    Rounding moves the eigenvalues of a correlation matrix by up to about d eps, and the change made
+    here is below that.
     """
     host = isinstance(cov, np.ndarray)
-    eps = np.finfo(jnp.zeros(()).dtype if host else cov.dtype).eps
+    eps = np.finfo(jax.dtypes.canonicalize_dtype(np.float64) if host else cov.dtype).eps
     module, floor = np if host else jnp, cov.shape[-1] * float(eps)
     scale = module.sqrt(module.diagonal(cov, axis1=-2, axis2=-1))
     scale = scale[..., :, None] * scale[..., None, :]

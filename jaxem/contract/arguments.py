@@ -1,6 +1,6 @@
-"""What a model's methods are called with from Python: made into arrays, and checked before anything is compiled.
+"""The arguments of a model's methods are made into arrays and checked before anything is compiled.
 
-Values that are traced (inside jit, vmap, grad) are not known yet: then shapes are checked, and nothing else.
+Values that are traced (inside jit, vmap, grad) are not known yet, so only their shapes are checked.
 """
 
 from typing import Any
@@ -15,9 +15,15 @@ from jaxem.numerics.tracing import is_traced
 
 
 def check_arguments(model: Any, arguments: dict[str, Any], method: str) -> dict[str, Any]:
-    """The arguments of a method, by name, as arrays; ValueError names the one that is wrong.
+    """The arguments of a method as arrays, checked.
 
-    Prepared data (a NamedTuple of the model's own making) pass as they are.
+    Args:
+        model: the model whose method is called.
+        arguments: values by name. Prepared data (see `is_prepared`) are not changed.
+        method: name of the method.
+
+    Raises:
+        ValueError: an argument is wrong; the message names it.
     """
     x = arguments.get("x")
     arguments = dict(arguments)
@@ -50,7 +56,11 @@ def check_arguments(model: Any, arguments: dict[str, Any], method: str) -> dict[
 
 
 def check_model(model: Any) -> None:
-    """Raise ValueError where `model` is no model: a class, a family, a class without the decorator, anything else."""
+    """Raise ValueError where `model` is not an instance of a decorated model class.
+
+    Common mistakes have messages of their own: a class in place of an instance, a class without the
+    decorator, and a family.
+    """
     name = type(model).__name__
     if isinstance(model, type) or not (hasattr(model, "e_step") and hasattr(model, "maximize")):
         raise ValueError(f"model: expected a model such as jaxem.gaussian_mixture(2); got {model!r}")
@@ -61,7 +71,7 @@ def check_model(model: Any) -> None:
 
 
 def is_prepared(x: Any) -> bool:
-    """Whether x, or a part of it, is a NamedTuple: a form that only the library's own code makes."""
+    """Whether x, or a part of it, is a NamedTuple, which only the library's own code makes."""
     return isinstance(x, tuple) and (hasattr(x, "_fields") or any(is_prepared(part) for part in x))
 
 
@@ -80,7 +90,10 @@ def _check_rows(model, arguments, method):
 
 
 def _as_said_here(check, x, params):
-    """check(x, params), which speaks to those who call `fit`, where params are the start."""
+    """Call check(x, params), and say "params" in its error where it says "start".
+
+    The checks of a model are worded for calls of `fit`, in which params are the start.
+    """
     try:
         check(x, params)
     except ValueError as error:
@@ -89,7 +102,7 @@ def _as_said_here(check, x, params):
 
 
 def start_kind(model: Any, kind: Any) -> Any:
-    """The index of a kind of start among `model.start_kinds`, given as that or by name."""
+    """The index among `model.start_kinds` of a kind of start, given by index or by name."""
     known = ", ".join(repr(name) for name in model.start_kinds)
     if isinstance(kind, str):
         if kind not in model.start_kinds:
@@ -101,18 +114,21 @@ def start_kind(model: Any, kind: Any) -> Any:
 
 
 def as_params(model: Any, params: Any, name: str = "params") -> Any:
-    """Params as arrays, in the structure of the model's own."""
+    """Params as arrays; ValueError where they do not have the structure of the model's own."""
     return arrays.as_start(model, params, None, name) if model.additive else params
 
 
 def check_values(model: Any, params: Any, name: str = "params") -> None:
-    """Raise ValueError naming the leaf of params that lies outside its constraint."""
+    """Raise ValueError, naming the leaf, where a leaf of params violates its constraint."""
     for path, problem in violations(model, params) if model.additive else []:
         raise ValueError(f"{name}{path}: {problem}")
 
 
 def check_batch(model: Any, params: Any, name: str = "start") -> None:
-    """`check_values` of params with a leading axis; those that are not finite are left to the fits, which say so."""
+    """Call `check_values` for every entry of params with a leading axis.
+
+    Entries that are not finite are skipped, because their fits report it.
+    """
     for lane in range(n_starts(params, name)):
         one = jax.tree.map(lambda leaf, at=lane: leaf[at], params)
         if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
@@ -120,9 +136,11 @@ def check_batch(model: Any, params: Any, name: str = "start") -> None:
 
 
 def n_starts(arrays: Any, name: str) -> int:
-    """The size of the leading axis that all leaves share."""
+    """The size of the leading axis that all leaves share; ValueError where they share none."""
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
     if len(sizes) > 1 or 0 in sizes:
         shapes = [leaf.shape for leaf in jax.tree.leaves(arrays)]
-        raise ValueError(f"{name}: expected leaves with one leading axis, a start each; got shapes {shapes}")
+        raise ValueError(
+            f"{name}: expected leaves with one leading axis, one entry for each start; got shapes {shapes}"
+        )
     return sizes.pop()

@@ -1,4 +1,4 @@
-"""Methods that people call: compiled, with their arguments checked, in a frame where float32 keeps its digits."""
+"""Compiled methods: arguments are checked, and calls run in a frame where float32 is precise."""
 
 import functools
 import inspect
@@ -12,16 +12,26 @@ from jaxem.numerics.compilation import Program, Work, work_of_arguments
 
 
 class CompiledMethod(NamedTuple):
-    """static: arguments that are part of the program. gives: how the outcome leaves the frame of the call."""
+    """How a method of the contract is compiled.
 
-    static: tuple[Any, ...]
+    Attributes:
+        static: names of the arguments that are part of the program.
+        gives: (frame, result) -> the result as it leaves the frame of the call (see `frame`).
+    """
+
+    static: tuple[str, ...]
     gives: Callable
 
 
-def compiled_method(*, static: Any = (), gives: Any = unchanged) -> Any:
-    """Decorator of a method of the contract: `model_class` compiles it, and what overrides it, in every model.
+def compiled_method(*, static: tuple[str, ...] = (), gives: Callable = unchanged) -> Any:
+    """Decorator of a method of the contract, which `model_class` then compiles in every model.
 
-    Calling such a method from Python is one dispatch instead of dozens; inside a compiled fit it makes no difference.
+    Methods that override it are compiled too. A call of such a method from Python is one dispatch
+    instead of dozens; inside a compiled fit it makes no difference.
+
+    Args:
+        static: names of the arguments that are part of the program.
+        gives: how the result leaves the frame of the call: one of the functions in `frame`.
     """
 
     def mark(method):
@@ -32,14 +42,14 @@ def compiled_method(*, static: Any = (), gives: Any = unchanged) -> Any:
 
 
 def compile_methods(cls) -> Any:
-    """`cls` with every method that the contract declares as compiled in its compiled form."""
+    """Compile every method of `cls` that the contract declares as compiled, and return `cls`."""
     for name in dir(cls):
         declared = _declared(cls, name)
         method = getattr(cls, name, None)
         if declared is None or method is None or hasattr(method, "compiled"):
             continue
         known = [argument for argument in declared.static if argument in inspect.signature(method).parameters]
-        # What is drawn may be far larger than what it is drawn from.
+        # A sample may be far larger than the params that it is drawn from.
         work = work_of_arguments if not known else lambda *args, **kwargs: Work(math.inf)
         program = Program(method, work, static_argnames=known, inline=True)
         setattr(cls, name, _checked(method, program, declared))
@@ -47,7 +57,7 @@ def compile_methods(cls) -> Any:
 
 
 def _declared(cls, name) -> CompiledMethod | None:
-    """What the contract says of a method, where it is declared first."""
+    """The `CompiledMethod` of a method, from the first class in the MRO that has one, or None."""
     for base in cls.__mro__:
         found = getattr(vars(base).get(name), "compiled_method", None)
         if found is not None:
@@ -56,7 +66,7 @@ def _declared(cls, name) -> CompiledMethod | None:
 
 
 def _checked(method, compiled, declared: CompiledMethod):
-    """`compiled` with arguments made into arrays and checked first, as far as their values are known."""
+    """`compiled`, called with arguments that are made into arrays and checked before."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)

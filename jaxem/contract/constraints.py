@@ -1,8 +1,8 @@
-"""Where parameters live, and the unconstrained coordinates of each place.
+"""Constraints: the values that each param may take, and unconstrained coordinates for them.
 
-A model's `constraints()` is a tree of these objects shaped like its params. Any real vector maps to valid
-parameters (`constrain`), and back (`unconstrain`): that is what gradient fits, standard errors and the safeguards
-of inexact steps work in.
+A model's `constraints()` is a tree of these objects shaped like its params. `constrain` maps any
+real vector to valid params, and `unconstrain` maps params back. Gradient fits, standard errors and
+the safeguards of inexact steps work in these coordinates.
 """
 
 import dataclasses
@@ -16,37 +16,46 @@ from jaxem.numerics import linalg
 
 
 class Constraint:
-    """One kind of place. `to_params(u)` and `to_free(value)` are inverse to each other."""
+    """A set of allowed values. `to_params` and `to_free` are inverse to each other."""
 
-    #: How many trailing axes of a leaf make one place (a matrix has 2); the axes before them number places.
+    #: The number of trailing axes of a leaf that make one value (0 for numbers, 2 for matrices).
+    #: The axes before them number such values.
     event_ndim = 0
 
     def to_params(self, free: Any) -> Any:
+        """The value of a leaf from its unconstrained coordinates."""
         raise NotImplementedError
 
     def to_free(self, value: Any) -> Any:
+        """The unconstrained coordinates of a leaf: the inverse of `to_params`."""
         raise NotImplementedError
 
     def n_free(self, shape: Any) -> int:
-        """Degrees of freedom of a leaf of this shape."""
+        """The number of degrees of freedom of a leaf of this shape."""
         raise NotImplementedError
 
     def moves(self, free: Any) -> Any:
-        """A tree like `free`: which coordinates a fit may move."""
+        """Which of the coordinates `free` a fit may move: a tree of bool like `free`."""
         return jnp.ones_like(free, bool)
 
     def holds(self, value: Any) -> Any:
-        """Whether (a traced bool) a leaf lies here, as far as comparisons of its entries tell."""
+        """Whether a leaf satisfies the constraint, as far as comparisons of its entries show.
+
+        The leaf may be traced; the result is an array of bool [].
+        """
         return jnp.isfinite(value).all()
 
     def violation(self, value: Any) -> str | None:
-        """What is wrong with a concrete leaf, or None (host side)."""
+        """How a concrete leaf violates the constraint, as the end of a sentence, or None.
+
+        It is computed on the host.
+        """
         return None if np.isfinite(value).all() else "is not finite"
 
 
 @dataclasses.dataclass(frozen=True)
 class Real(Constraint):
-    """Any real number."""
+    """Any real number: value = u."""
 
     def to_params(self, free: Any) -> Any:
         return free
@@ -60,7 +69,7 @@ class Real(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class Positive(Constraint):
-    """value = floor + exp(u)."""
+    """A positive number: value = floor + exp(u)."""
 
     floor: float = 0.0
 
@@ -82,7 +91,7 @@ class Positive(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class NonNegative(Positive):
-    """Positive, or exactly 0 (a boundary that exp(u) reaches only in the limit)."""
+    """A positive number or 0, which exp(u) reaches in the limit only."""
 
     def holds(self, value: Any) -> Any:
         return Constraint.holds(self, value) & (value >= 0).all()
@@ -137,14 +146,17 @@ class Simplex(Constraint):
         if (value < 0).any():
             return "has negative entries"
         total = value.sum(-1)
-        # Those of a float32 fit are good for float64 data too.
+        # Probabilities from a float32 fit are accepted for float64 data too.
         close = np.abs(total - 1) <= max(1e3 * np.finfo(value.dtype).eps, 1e-6)
         return None if close.all() else f"sums to {float(total.flat[np.argmin(close)]):.6g}, not 1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Loadings(Real):
-    """Matrices [..., d, q] that are the same model after any rotation of their columns."""
+    """Matrices [..., d, q] for which any rotation of the columns gives the same model.
+
+    Therefore q (q - 1) / 2 entries of each matrix are not degrees of freedom.
+    """
 
     def n_free(self, shape: Any) -> int:
         q = shape[-1]
@@ -153,7 +165,10 @@ class Loadings(Real):
 
 @dataclasses.dataclass(frozen=True)
 class PositiveDefinite(Constraint):
-    """Symmetric positive definite matrices: value = floor I + L L^T, L lower triangular with exp(u) on its diagonal."""
+    """Symmetric positive definite matrices [..., d, d]: value = floor I + L L^T.
+
+    L is lower triangular, with u below the diagonal and exp(u) on it.
+    """
 
     floor: float = 0.0
 
@@ -184,7 +199,8 @@ class PositiveDefinite(Constraint):
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
             return f"has shape {value.shape}, not square matrices"
         eps = np.finfo(value.dtype).eps
-        value = np.asarray(value, np.float64)  # eigenvalues computed in float32 may be off by more than they are
+        # Eigenvalues that are computed in float32 may have errors larger than the eigenvalues.
+        value = np.asarray(value, np.float64)
         scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
         unit = value / np.maximum(scale[..., :, None] * scale[..., None, :], np.finfo(np.float64).tiny)
         if np.abs(unit - np.swapaxes(unit, -1, -2)).max() > max(1e4 * eps, 1e-6):
@@ -198,7 +214,7 @@ class PositiveDefinite(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Constraint):
-    """A leaf that fits do not move; `place` is where it has to lie."""
+    """A leaf that fits do not move; `place` is the constraint that its values have to satisfy."""
 
     place: Constraint = Real()
 
@@ -230,41 +246,63 @@ def _is_constraint(node):
 
 
 def constrain(model: Any, free: Any) -> Any:
-    """Parameters from unconstrained coordinates."""
+    """Params from their unconstrained coordinates.
+
+    Args:
+        model: a model or family.
+        free: a tree such as `unconstrain` returns.
+    """
     return jax.tree.map(lambda c, u: c.to_params(u), model.constraints(), free, is_leaf=_is_constraint)
 
 
 def unconstrain(model: Any, params: Any) -> Any:
-    """Unconstrained coordinates of parameters."""
+    """The unconstrained coordinates of params, a tree like the model's `constraints()`.
+
+    Args:
+        model: a model or family.
+        params: its params.
+    """
     return jax.tree.map(lambda c, p: c.to_free(p), model.constraints(), params, is_leaf=_is_constraint)
 
 
 def movable(model: Any, free: Any) -> Any:
-    """A tree like the unconstrained coordinates `free`: which of them a fit may move."""
+    """Which of the unconstrained coordinates `free` a fit may move: a tree of bool like `free`."""
     return jax.tree.map(lambda c, u: c.moves(u), model.constraints(), free, is_leaf=_is_constraint)
 
 
 def inside(model: Any, params: Any) -> Any:
-    """Whether (a traced bool) params lie where they have to: what an extrapolation may fail to do."""
+    """Whether params satisfy all constraints, which extrapolated params may not do.
+
+    The params may be traced; the result is an array of bool [].
+    """
     found = jax.tree.map(lambda c, p: c.holds(p), model.constraints(), params, is_leaf=_is_constraint)
     return jnp.stack(jax.tree.leaves(found)).all()
 
 
 def n_free_params(model: Any, params: Any) -> int:
-    """Degrees of freedom of `params`: the number of unconstrained coordinates that a fit may move.
+    """The number of degrees of freedom of a model: the coordinates that a fit may move.
 
-    >>> import jaxem, jax
-    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
-    >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
-    >>> jaxem.n_free_params(model, params)              # 2 weights + 6 means + 3 covariance entries
-    11
+    Args:
+        model: a model or family.
+        params: its params, for their shapes.
+
+    Examples:
+        >>> import jaxem, jax
+        >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+        >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
+        >>> jaxem.n_free_params(model, params)  # 2 weights + 6 means + 3 covariance entries
+        11
     """
     sizes = jax.tree.map(lambda c, p: c.n_free(jnp.shape(p)), model.constraints(), params, is_leaf=_is_constraint)
     return sum(jax.tree.leaves(sizes))
 
 
-def violations(model: Any, params: Any) -> Any:
-    """[(path, message)] for every leaf of concrete params outside its constraint (host side)."""
+def violations(model: Any, params: Any) -> list[tuple[str, str]]:
+    """The leaves of concrete params that violate their constraints; computed on the host.
+
+    Returns:
+        A list of pairs (path of the leaf, message).
+    """
     tree = jax.tree.map(
         lambda c, p: c.violation(np.asarray(p)) or "", model.constraints(), params, is_leaf=_is_constraint
     )

@@ -1,4 +1,4 @@
-"""A family: k components side by side, over which mixtures, chains and hard assignments are put."""
+"""A family: k components side by side, of which mixtures, chains and other models are made."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,52 +14,70 @@ from jaxem.numerics.tracing import is_traced
 
 
 class Family(Draws, Embeds, Imputes, Part):
-    """What k components look like. It stands beside `Model`: `Mixture(family, k)` makes a model of it.
+    """A family of distributions, one for each of k components: `Mixture(family, k)` is a model.
 
-    Params have a leading component axis k (but for leaves that all components share, see `component_axes`). The steps
-    of EM are those of a model with two differences: `e_step` gives log_prob [n, k], the log density of every row under
-    every component, and the weights of `sufficient_statistics` are [n, k], responsibilities times sample weights.
+    Params have a leading component axis k, but for leaves that all components share (see
+    `component_axes`). The steps of EM are those of a `Model` with these differences:
 
-    - `sufficient_statistics(None, x, weights)` is that of a random start, for which no E-step has been made.
+    - `e_step` gives log_prob [n, k], the log density of every row under every component.
+    - The weights of `sufficient_statistics` are [n, k]: responsibilities times sample weights.
+    - `sufficient_statistics(None, x, weights)` is used for a random start, before any E-step.
     - Statistics have a field `count` [k]: how many rows each component holds.
-    - `maximize(stats)` without params is the M-step of a random start: there is no incumbent.
-    - n_points in `degenerate` is [k], the rows of each component.
+    - `maximize(stats)` without params is the M-step of a random start, where no params are known.
+    - `degenerate` takes n_points [k]: the number of rows of each component.
     - `sample` gives n rows of every component, [n, k, ...].
     """
 
-    #: What rows can be: a `Support` of jaxem/families/support.py. None: anything.
+    #: What rows can be: a `Support` of jaxem/families/support.py, or None for anything.
     support: Any = None
 
-    #: A tree like params of the shapes of its leaves, whose sizes are numbers or names: "k" for the components, "d" for
-    #: the columns of x. None: any shapes.
+    #: A tree like params with the shapes of its leaves, or None for any shapes. Sizes are numbers
+    #: or names: "k" for the components, "d" for the columns of x.
     param_shapes: Any = None
 
     @property
     def row_ndim(self) -> Any:
-        """Rank of one row of x: 1 for a vector, 0 for a number; a tree like x where x is several arrays."""
+        """The rank of one row of x: 1 for a vector, 0 for a number.
+
+        It is a tuple of ranks where x is a tuple of arrays.
+        """
         return 1 if self.support is None else self.support.row_ndim
 
     @property
     def independent_columns(self) -> bool:
-        """Whether log p(x) is a sum over the columns of x, each with parameters of its own."""
+        """Whether log p(x) is a sum over the columns of x, each of which has its own params."""
         return self.row_ndim == 0
 
     def component_axes(self) -> Any:
-        """A tree like params: 0 where a leaf has a leading component axis, None where components share it."""
+        """The component axis of each leaf of params.
+
+        Returns:
+            A tree like params, with 0 for a leaf that has a leading component axis and None for a
+            leaf that all components share; or 0 where all leaves have the axis.
+        """
         return 0
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """Coordinates [n, e] in which distances between rows (in standard units) mean something, for starts."""
         x = jnp.asarray(x)
         return _column_scaled(x.reshape(x.shape[0], -1).astype(jnp.result_type(x, jnp.float32)), weights)
 
     def weighted_e_step(self, params: Any, log_weights: Any, x: Any) -> EStep:
-        """As `e_step`, with log(weights_k p(x | k)) in place of log p(x | k), as a mixture needs it."""
+        """The E-step of a mixture: log_prob [n, k] is log(weight_k p(x | k)).
+
+        Args:
+            params: params of the family.
+            log_weights: logs of the mixture weights [k].
+            x: rows [n, ...], or prepared data.
+        """
         latent, log_prob = self.e_step(params, x)
         return EStep(latent, log_prob + log_weights)
 
     def check(self, x: Any, params: Any = None) -> None:
-        """Raise ValueError where x is outside the support, or params do not have the declared shapes."""
+        """Check that x is inside the support and that params have the declared shapes.
+
+        Raises:
+            ValueError: x or params are not as declared. The values of x are not checked if traced.
+        """
         sizes = {}
         if self.support is not None:
             self.support.check_shape(x)
@@ -70,36 +88,54 @@ class Family(Draws, Embeds, Imputes, Part):
             self.support.check_values(x)
 
     def mean(self, params: Any) -> Any:
-        """The expected row of every component: [k, ...]. Optional."""
+        """The expected row of every component, [k, ...]. This method is optional."""
         raise NotProvidedError(self, "mean")
 
     def conditional_mean(self, params: Any, x: Any) -> Any:
-        """The expected row given what was seen of it, under every component: [n, k, ...]."""
+        """The expected rows given what was observed of them, for every component: [n, k, ...]."""
         k = jax.tree.leaves(params)[0].shape[0]
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (leaf.shape[0], k, *leaf.shape[1:])), x)
 
     def observed(self, x: Any) -> Any:
-        """Which rows [n] have anything to see, on the host; None where all have."""
+        """Which rows [n] have any observed entry, on the host; None where all have."""
         return None
 
     def informed(self, resp: Any, x: Any) -> Any:
-        """Responsibilities [n, k] of a random start, in accord with what x says about the hidden value."""
+        """Responsibilities [n, k] of a random start, changed to agree with labels in x, if any."""
         return resp
 
     def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
-        """Params of an M-step with weights [n, k], once more from sums about the means, which do not cancel."""
+        """Compute the params of an M-step again from sums about the means, which do not cancel.
+
+        Args:
+            params: the result of the M-step.
+            z: rows [n, ...] in standard units.
+            weights: responsibilities times sample weights, [n, k].
+        """
         return params
 
     def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
-        """Random params of k components from random responsibilities times sample weights, [n, k]."""
+        """Random params of k components.
+
+        Args:
+            key: a random key.
+            x: rows [n, ...].
+            weights: random responsibilities times sample weights, [n, k].
+        """
         return self.maximize(self.sufficient_statistics(None, x, weights))
 
     def permute(self, params: Any, order: Any) -> Any:
-        """The components renumbered: new component j is old component order[j]."""
+        """Params with the components renumbered: new component j is old component order[j]."""
         return map_components(self, lambda leaf: leaf[order], params)
 
     def keep_where(self, alive: Any, new: Any, old: Any) -> Any:
-        """`new`, with the components that are not alive [k] taken from `old`."""
+        """The params `new`, with the components that are not alive taken from `old`.
+
+        Args:
+            alive: [k] of bool.
+            new: params.
+            old: params.
+        """
 
         def pick(a, b):
             return jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b)
@@ -108,7 +144,16 @@ class Family(Draws, Embeds, Imputes, Part):
 
 
 def map_components(family: Family, function: Callable, params: Any, *rest: Any) -> Any:
-    """Apply `function` to the leaves that have a component axis; leave shared ones (of the first tree) alone."""
+    """Apply `function` to the leaves that have a component axis.
+
+    A leaf that all components share is that of the first tree.
+
+    Args:
+        family: the family whose `component_axes` say which leaves have the axis.
+        function: (leaf of `params`, leaf of each tree in `rest`) -> new leaf.
+        params: params of the family.
+        *rest: more trees like params.
+    """
     axes = family.component_axes()
     if axes == 0:
         return jax.tree.map(function, params, *rest)
@@ -122,7 +167,7 @@ def map_components(family: Family, function: Callable, params: Any, *rest: Any) 
 
 
 def full_axes(family: Family) -> Any:
-    """`component_axes` spelt out as a tree like params."""
+    """The `component_axes` of a family as a tree like params, also where they are a single 0."""
     axes = family.component_axes()
     if axes != 0:
         return axes
@@ -130,13 +175,16 @@ def full_axes(family: Family) -> Any:
 
 
 def check_param_shapes(params: Any, shapes: Any, sizes: dict) -> None:
-    """Raise ValueError naming the first leaf of params that has another shape than declared.
+    """Check the shapes of params.
 
     Args:
         params: a NamedTuple.
-        shapes: one like it of tuples of sizes, by number or by name. A name that is not in `sizes` takes its size from
-            the first leaf that has it.
+        shapes: a NamedTuple like it of tuples of sizes, which are numbers or names. A name that is
+            not in `sizes` takes its size from the first leaf that has it.
         sizes: the sizes that are known, by name.
+
+    Raises:
+        ValueError: a leaf has another shape than declared; the message names the first one.
     """
     sizes = dict(sizes)
     for field, leaf, names in zip(params._fields, params, shapes, strict=True):
@@ -157,5 +205,5 @@ def _column_scaled(x, weights):
 
 
 def alive_components(count: Any) -> Any:
-    """Which components [k] hold any weight: more than what rounding leaves of the total."""
+    """Which components [k] hold weight: a larger share of the total than eps^2 of the dtype."""
     return count > count.sum() * jnp.finfo(count.dtype).eps ** 2

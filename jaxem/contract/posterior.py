@@ -1,4 +1,4 @@
-"""Posteriors: the distribution over hidden values that an E-step finds, as an object."""
+"""Posteriors: distributions of the hidden values, which E-steps compute, as objects."""
 
 import dataclasses
 from typing import Any
@@ -13,14 +13,14 @@ from jaxem.contract.pytree import pytree_class
 
 
 class Posterior:
-    """A distribution q over the hidden values of n examples: the base of the records that E-steps return.
+    """A distribution q over the hidden values of n examples: the base class of what E-steps return.
 
-    A subclass, decorated with `pytree_class`, writes those of the methods that it has an answer for. `as_posterior`
-    makes a plain array of responsibilities one.
+    A subclass is decorated with `pytree_class` and writes those methods that it can compute; the
+    others raise NotProvidedError. `as_posterior` makes a plain array of responsibilities one.
     """
 
     def marginals(self) -> jax.Array:
-        """The marginal probabilities of the hidden values as one array, [n, k]; for a chain [n, t, k]."""
+        """The marginal probabilities of the hidden values, [n, k]; for a chain [n, t, k]."""
         raise NotProvidedError(self, "marginals")
 
     def entropy(self) -> jax.Array:
@@ -28,34 +28,44 @@ class Posterior:
         raise NotProvidedError(self, "entropy")
 
     def assignment_entropy(self) -> jax.Array:
-        """The entropy of the discrete hidden value (component, path of states) alone [n], in nats."""
+        """The entropy [n] of the discrete hidden value (component, state path) alone, in nats."""
         raise NotProvidedError(self, "assignment_entropy")
 
     def kl(self, other: Any) -> jax.Array:
-        """KL(q_i || p_i) [n], in nats, to another posterior p of the same model."""
+        """KL(q_i || p_i) [n] to another posterior p of the same model, in nats."""
         raise NotProvidedError(self, "kl")
 
     def tempered(self, exponent: Any) -> "Posterior":
-        """The distribution raised to a power and normalised."""
+        """The distribution q^exponent, normalised."""
         raise NotProvidedError(self, "tempered")
 
     def hardened(self) -> tuple["Posterior", jax.Array]:
-        """All of the probability on the most probable hidden values z, and log q_i(z_i) [n]."""
+        """The posterior with all probability on the most probable hidden values.
+
+        Returns:
+            (the posterior, log q_i(z_i) [n]), where z_i is the most probable value of example i.
+        """
         raise NotProvidedError(self, "hardened")
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """Hidden values drawn from the posterior: [n] of int; for a chain [n, t]."""
+        """Hidden values that are drawn from the posterior with a random key: [n]; for a chain [n, t]."""
         raise NotProvidedError(self, "draw")
 
 
 class Responsibilities(Posterior):
-    """Methods of a posterior that has `resp` [n, k] and, in `component`, the components' own posteriors (or None)."""
+    """The methods of posteriors with responsibilities.
+
+    Attributes:
+        resp: the responsibilities [n, k].
+        component: the posterior of the hidden values of the components, or None where they have
+            none.
+    """
 
     resp: Any
     component: Any
 
     def with_resp(self, resp: Any) -> Any:
-        """The same with other responsibilities."""
+        """This posterior with other responsibilities."""
         return dataclasses.replace(self, resp=resp)  # type: ignore[type-var]
 
     def marginals(self) -> jax.Array:
@@ -87,26 +97,26 @@ class Responsibilities(Posterior):
 
 @pytree_class
 class MixturePosterior(Responsibilities):
-    """Responsibilities [n, k], and the posterior of what the components have hidden of their own (None: nothing)."""
+    """Responsibilities [n, k], and the posterior of the components' hidden values (None: no such)."""
 
     resp: Any
     component: Any = None
 
 
 def as_posterior(resp: Any) -> Any:
-    """`resp`, or responsibilities [n, k] by themselves as a posterior."""
+    """`resp` as a posterior: responsibilities [n, k] become a `MixturePosterior`."""
     return resp if isinstance(resp, Posterior) else MixturePosterior(resp)
 
 
 def as_resp(posterior: Any) -> Any:
-    """The inverse of `as_posterior`: responsibilities by themselves are a plain array."""
+    """The inverse of `as_posterior`: a posterior of responsibilities alone becomes an array."""
     plain = isinstance(posterior, MixturePosterior) and posterior.component is None
     return posterior.resp if plain else posterior
 
 
 @pytree_class
 class Opaque(Posterior):
-    """What an E-step expects, of which nothing is known but that the M-step takes it."""
+    """The result of an E-step of which nothing is known, except that the M-step accepts it."""
 
     resp: Any
 
@@ -115,9 +125,10 @@ class Opaque(Posterior):
 
 
 def posterior_of(model: Any, resp: Any) -> Any:
-    """The posterior that `resp` of a model's E-step stands for.
+    """The posterior for the `resp` of a model's E-step.
 
-    An array is one of responsibilities if the model has a discrete hidden value (`Discrete`), else nothing is known.
+    An array holds responsibilities if the model has a discrete hidden value (`Discrete`); otherwise
+    it becomes `Opaque`.
     """
     if isinstance(resp, Posterior):
         return resp

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees: what models, units and algorithms are made of."""
+"""Frozen dataclasses that are pytrees: models, units and algorithms are such classes."""
 
 import dataclasses
 from typing import Any, dataclass_transform
@@ -8,14 +8,17 @@ import jax
 
 @dataclass_transform(frozen_default=True)
 def pytree_class(cls) -> Any:
-    """Decorator: a frozen dataclass that is a pytree. Fields are leaves unless declared with `static()`."""
+    """Decorator that makes a class a frozen dataclass and a pytree.
+
+    Fields are children of the pytree unless they are declared with `static()`.
+    """
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
     leaves = [field.name for field in fields if not field.metadata.get("static")]
     fixed = [field.name for field in fields if field.metadata.get("static")]
 
-    # The class is part of the structure: two classes without leaves are equal nodes to `register_dataclass` (jax 0.10),
-    # and a compiled method may then be found for the wrong one.
+    # The class is part of the structure. With `register_dataclass` (jax 0.10) two classes without
+    # leaves are equal nodes, and a call could find the compiled method of the wrong class.
     def structure(node):
         return cls, *(getattr(node, name) for name in fixed)
 
@@ -33,7 +36,12 @@ def pytree_class(cls) -> Any:
 
 
 def build(cls, values: Any) -> Any:
-    """An instance of a frozen dataclass from pairs (field, value), without the checks of its constructor."""
+    """An instance of a frozen dataclass, made without the checks of its constructor.
+
+    Args:
+        cls: the class.
+        values: pairs (name of a field, value).
+    """
     node = object.__new__(cls)
     for name, value in values:
         object.__setattr__(node, name, value)
@@ -41,7 +49,13 @@ def build(cls, values: Any) -> Any:
 
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field that is structure (shapes, kinds): part of the compiled program, not a leaf."""
+    """A dataclass field that is part of the pytree's structure, such as a size or a kind.
+
+    Its value has to be hashable and is part of the compiled program.
+
+    Args:
+        **kwargs: arguments of `dataclasses.field`.
+    """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -49,12 +63,13 @@ def in_data_units(kind: str = "params", **kwargs: Any) -> Any:
     """A dataclass field that moves with the coordinates of the data (see `Units.model`).
 
     Args:
-        kind: "params": params of the model, in the data's units; "units": the units that those params are in.
-        **kwargs: what `dataclasses.field` takes.
+        kind: "params" for params of the model, which are given in the data's units; "units" for the
+            units that those params are in.
+        **kwargs: arguments of `dataclasses.field`.
     """
     return dataclasses.field(metadata={"carried": kind}, **kwargs)
 
 
 def is_pytree_class(cls) -> bool:
-    """Whether `pytree_class` (or `model_class`) has decorated this very class."""
+    """Whether `pytree_class` or `model_class` has decorated this class itself, not only a base."""
     return "__dataclass_fields__" in vars(cls)

@@ -1,4 +1,4 @@
-"""EM from two plain functions, in the same loop and with the same result."""
+"""EM from two plain functions, in the same loop and with results of the same form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jaxem.contract.pytree import static
 
 @model_class
 class Steps(Model):
-    """A model known only by its two steps. Made by `from_steps`."""
+    """A model that consists of its two steps alone; `from_steps` makes it."""
 
     e_step_function: Any = static()
     m_step_function: Any = static()
@@ -47,19 +47,26 @@ class Steps(Model):
 
 
 def from_steps(e_step: Callable, m_step: Callable, init: Callable | None = None) -> Steps:
-    """A model from two pure functions: e_step(params, x) -> (resp, log_prob [n]), m_step(resp, x) -> params.
+    """A model from two pure functions.
 
-    init(key, x) -> params makes random starts for `fit_restarts`; without it pass `start`. Whatever needs sums of
-    statistics (weights, chunk_size) or unconstrained coordinates (Gradient) says so in an error.
+    Options that need sums of statistics (weights, chunk_size) or unconstrained coordinates
+    (Gradient) raise ValueError for such a model.
 
-    >>> import jax.numpy as jnp, jaxem
-    >>> def e_step(rate, x):                              # exponential lifetimes, those above 3 only known to be so
-    ...     seen = x < 3
-    ...     expected = jnp.where(seen, x, 3 + 1 / rate)
-    ...     return expected, jnp.where(seen, jnp.log(rate) - rate * x, -3 * rate)
-    >>> model = jaxem.from_steps(e_step, lambda expected, x: 1 / expected.mean())
-    >>> result = jaxem.fit(model, jnp.array([0.5, 1.0, 2.5, 3.0, 3.0]), jnp.array(1.0))
-    >>> round(float(result.params), 3)                    # 3 deaths in 10 years at risk
-    0.3
+    Args:
+        e_step: e_step(params, x) -> (resp, log_prob [n]).
+        m_step: m_step(resp, x) -> params.
+        init: init(key, x) -> params, which makes random starts for `fit_restarts`. Without it, pass
+            `start`.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxem
+        >>> def e_step(rate, x):  # Lifetimes are exponential; 3 stands for one above 3.
+        ...     seen = x < 3
+        ...     expected = jnp.where(seen, x, 3 + 1 / rate)
+        ...     return expected, jnp.where(seen, jnp.log(rate) - rate * x, -3 * rate)
+        >>> model = jaxem.from_steps(e_step, lambda expected, x: 1 / expected.mean())
+        >>> result = jaxem.fit(model, jnp.array([0.5, 1.0, 2.5, 3.0, 3.0]), jnp.array(1.0))
+        >>> round(float(result.params), 3)  # 3 deaths in 10 years at risk
+        0.3
     """
     return Steps(e_step, m_step, init)

@@ -140,5 +140,5 @@ def _best_order(overlap):
         k, dtype=overlap.dtype
     )
     # optax works in JAX's default float type.
-    rows, columns = optax.assignment.hungarian_algorithm(-overlap.astype(jnp.zeros(()).dtype))
+    rows, columns = optax.assignment.hungarian_algorithm(-overlap.astype(jax.dtypes.canonicalize_dtype(np.float64)))
     return jnp.zeros(k, jnp.int32).at[rows].set(columns.astype(jnp.int32))

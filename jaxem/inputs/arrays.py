@@ -19,7 +19,7 @@ BUCKETS = 32
 
 
 def default_float() -> Any:
-    return jnp.zeros(()).dtype
+    return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def as_rows(x: Any, name: str = "x") -> Any:

@@ -194,6 +194,8 @@ class RestrictedUnits(Units):
 
     def params(self, params: Any) -> Any:
         moved = self.inner_units.params(params)
+        if any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(moved)):
+            return moved  # on the host: what is held and tied is made so in the program, after rounding
         return self.inner_units.model(self.restricted).settled(moved)
 
     def back(self, params: Any) -> Any:
