@@ -43,7 +43,7 @@ class _Trial:
         groups = model.rows(jax.tree.map(lambda leaf: leaf[:, None], self.x))
         _shapes(model.e_step, _shapes(model.init, jax.random.key(0), groups), groups)
 
-    def holes(self):
+    def missing(self):
         jaxem.missing(_component(self.model))
 
     def noise(self):
@@ -73,7 +73,7 @@ class _Trial:
 MECHANISMS = {
     "`labels=`": _Trial.labels,
     "`Repeated`": _Trial.groups,
-    "`missing`": _Trial.holes,
+    "`missing`": _Trial.missing,
     "noise": _Trial.noise,
     "censored": _Trial.censoring,
     "`WithPrior`": _Trial.prior,

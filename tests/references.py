@@ -74,7 +74,7 @@ def lines_of_one_variance(params, x):
 
 
 def seen_normals(covariance):
-    """A Gaussian mixture of rows with holes, and noise of known covariances: normals of what was seen of each row."""
+    """A Gaussian mixture of incomplete, noisy rows: the normal density of what was seen of each row."""
 
     def reference(params, x):
         values, noise = x if isinstance(x, tuple) else (x, np.zeros(np.shape(x)))

@@ -115,7 +115,7 @@ def walks():
     return hidden * np.array([1.0, -0.5, 0.3]) + 0.3 * rng.normal(size=(6, 16, 3))
 
 
-def with_holes(x, share=0.2):
+def with_missing(x, share=0.2):
     """x with this share of its entries missing at random, and one at least left in every row."""
     x = x.copy()
     drawn = np.random.default_rng(6).random(x.shape) < share
@@ -124,7 +124,7 @@ def with_holes(x, share=0.2):
     return x
 
 
-def numbers_with_holes(x):
+def numbers_with_missing(x):
     """Every fourth number missing."""
     return np.where(np.arange(len(x)) % 4 == 3, np.nan, x)
 
@@ -138,9 +138,9 @@ def noise_covariances(n, d):
     return factor @ factor.swapaxes(1, 2) + 0.1 * np.eye(d)
 
 
-def sequences_with_holes():
-    """Holes in single entries, and whole observations missing."""
-    x = with_holes(groups(96, 2)).reshape(6, 16, 2)
+def sequences_with_missing():
+    """Sequences with single missing entries, and whole observations missing."""
+    x = with_missing(groups(96, 2)).reshape(6, 16, 2)
     x[:, 5] = np.nan
     return x
 

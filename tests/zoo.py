@@ -461,28 +461,28 @@ KNOWLEDGE = (
     known(
         "gaussian-missing",
         jaxem.gaussian_mixture(2, missing=True),
-        lambda: data.with_holes(data.groups(90, 3)),
+        lambda: data.with_missing(data.groups(90, 3)),
         seen_normals("full"),
         skipped=(BOUND,),
     ),
     known(
         "gaussian-missing-spherical",
         jaxem.gaussian_mixture(2, "spherical", missing=True),
-        lambda: data.with_holes(data.groups(90, 3)),
+        lambda: data.with_missing(data.groups(90, 3)),
         seen_normals("spherical"),
         skipped=(BOUND,),
     ),
     known(
         "gaussian-missing-diag",
         jaxem.gaussian_mixture(2, "diag", missing=True),
-        lambda: data.with_holes(data.groups(90, 3)),
+        lambda: data.with_missing(data.groups(90, 3)),
         seen_normals("diag"),
         skipped=(DRAWS,),
     ),
     known(
         "gaussian-noise",
         jaxem.gaussian_mixture(2, noise="full"),
-        lambda: (data.with_holes(data.groups(90, 2, 2)), data.noise_covariances(90, 2)),
+        lambda: (data.with_missing(data.groups(90, 2, 2)), data.noise_covariances(90, 2)),
         seen_normals("full"),
         skipped=(BOUND, DRAWS),
     ),
@@ -496,13 +496,13 @@ KNOWLEDGE = (
     known(
         "mixed-missing",
         jaxem.Mixture(jaxem.Product((jaxem.missing(jaxem.Bernoulli()), jaxem.missing(jaxem.Poisson()))), 2),
-        lambda: (data.with_holes(data.bits()), data.numbers_with_holes(data.counts())),
+        lambda: (data.with_missing(data.bits()), data.numbers_with_missing(data.counts())),
         skipped=(DRAWS,),
     ),
     known(
         "hmm-missing",
         jaxem.gaussian_hmm(2, "diag", missing=True),
-        data.sequences_with_holes,
+        data.sequences_with_missing,
         skipped=(DRAWS,),
     ),
     known(

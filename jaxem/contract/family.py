@@ -1,7 +1,7 @@
 """A family: k components side by side, of which mixtures, chains and other models are made."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,18 +35,23 @@ class Family(Draws, Embeds, Imputes, Part):
     #: or names: "k" for the components, "d" for the columns of x.
     param_shapes: Any = None
 
-    @property
-    def row_ndim(self) -> Any:
-        """The rank of one row of x: 1 for a vector, 0 for a number.
+    if TYPE_CHECKING:  # subclasses may write them as attributes
+        row_ndim: ClassVar[Any]
+        independent_columns: ClassVar[Any]
+    else:
 
-        It is a tuple of ranks where x is a tuple of arrays.
-        """
-        return 1 if self.support is None else self.support.row_ndim
+        @property
+        def row_ndim(self) -> Any:
+            """The rank of one row of x: 1 for a vector, 0 for a number.
 
-    @property
-    def independent_columns(self) -> bool:
-        """Whether log p(x) is a sum over the columns of x, each of which has its own params."""
-        return self.row_ndim == 0
+            It is a tuple of ranks where x is a tuple of arrays.
+            """
+            return 1 if self.support is None else self.support.row_ndim
+
+        @property
+        def independent_columns(self) -> bool:
+            """Whether log p(x) is a sum over the columns of x, each of which has its own params."""
+            return self.row_ndim == 0
 
     def component_axes(self) -> Any:
         """The component axis of each leaf of params.

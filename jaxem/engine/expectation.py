@@ -3,9 +3,11 @@
 Because statistics add up and are linear in the weights, chunks are a scan and padding is weight 0; no model knows.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -71,6 +73,8 @@ class Problem:
         """(statistics, log-likelihood) of one chunk."""
         data = rows if self.prepared else self.prepare(rows, weights)
         resp, log_prob = self.model.e_step(params, data)
+        with _said_of(self.model, "e_step", "log_prob [n]"):
+            chex.assert_shape(log_prob, weights.shape)
         stats = self.model.sufficient_statistics(resp, data, weights)
         return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
 
@@ -85,7 +89,7 @@ class Problem:
         return _zeros(self.expectation, params)
 
     def maximize(self, stats: Any, params: Any) -> Any:
-        return self.model.maximize(stats, params)
+        return _like_params(self.model, "maximize", self.model.maximize(stats, params), params)
 
 
 @pytree_class
@@ -105,13 +109,32 @@ class StepsProblem:
 
     def expectation(self, params: Any) -> Any:
         resp, log_prob = self.model.e_step(params, self.x)
+        with _said_of(self.model, "e_step", "log_prob [n]"):
+            chex.assert_rank(log_prob, 1)
         return resp, log_prob.sum()
 
     def no_statistics(self, params: Any) -> Any:
         return _zeros(self.expectation, params)
 
     def maximize(self, stats: Any, params: Any) -> Any:
-        return self.model.m_step(stats, self.x)
+        return _like_params(self.model, "m_step", self.model.m_step(stats, self.x), params)
+
+
+@contextlib.contextmanager
+def _said_of(model, method, expected):
+    """A failed assertion about what a method of the model gave, as a ValueError. It costs nothing once compiled."""
+    try:
+        yield
+    except AssertionError as error:
+        detail = " ".join(str(error).split())
+        raise ValueError(f"model: {type(model).__name__}.{method} has to give {expected}: {detail}") from None
+
+
+def _like_params(model, method, new, params):
+    """`new`, which must have the structure, the shapes and the dtypes of the params before."""
+    with _said_of(model, method, "params like those it was given"):
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, new)
+    return new
 
 
 def _zeros(expectation, params):

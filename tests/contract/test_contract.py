@@ -51,8 +51,8 @@ def test_draws(row):
     draws, more = (model.sample_like(params, jax.random.key(1), x) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, draws, more)
     assert jax.tree.map(np.shape, draws) == jax.tree.map(np.shape, model.rows(x))
-    holes = jax.tree.map(np.isnan, model.rows(x)), jax.tree.map(np.isnan, draws)
-    jax.tree.map(np.testing.assert_array_equal, *holes)
+    missing = jax.tree.map(np.isnan, model.rows(x)), jax.tree.map(np.isnan, draws)
+    jax.tree.map(np.testing.assert_array_equal, *missing)
     assert np.isfinite(model.log_prob(params, draws)).all()
 
 

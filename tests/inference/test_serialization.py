@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -352,3 +353,21 @@ def test_no_altered_byte_changes_what_is_loaded(saved):
             assert again == model
             assert_same_bits(loaded, params)
     assert refused > 0.5 * len(intact) / 3
+
+
+#: Files that version 0.1 wrote, of fits of Old Faithful: the class of the model, and the log-likelihood.
+OLD_FILES = {
+    "gm": (jaxem.Mixture, -1130.263672),
+    "hmm": (jaxem.HMM, -1288.329834),
+    "prior": (jaxem.WithPrior, -1134.400879),
+    "restr": (jaxem.Restricted, -1140.187012),
+}
+
+
+@pytest.mark.parametrize("name", OLD_FILES)
+def test_files_of_version_0_1_load(name):
+    kind, log_lik = OLD_FILES[name]
+    model, result = jaxem.load(Path(__file__).parents[1] / "data" / f"saved_by_0_1_{name}.npz")
+    assert type(model) is kind
+    assert float(result.log_lik) == pytest.approx(log_lik)
+    assert float(model.log_prob(result.params, jaxem.datasets.old_faithful()).sum()) == pytest.approx(log_lik, rel=1e-6)

@@ -95,7 +95,10 @@ def test_labels_of_one_sequence(float64):
         (np.full(60, 3), "labels: expected -1 .* 0 to 2; got 3 at row 0"),
         (np.where(np.arange(60) == 7, -2, 0), "at row 7"),
         (np.where(np.arange(60) == 7, 0.5, 0), "at row 7"),
-        (np.where(np.arange(60)[:, None] == 9, False, np.ones((60, 3), bool)), "no hidden value is allowed at row 9"),
+        (
+            np.where(np.arange(60)[:, None] == 9, False, np.ones((60, 3), bool)),
+            "expected an allowed hidden value in every row; got none at row 9",
+        ),
         (np.where(np.arange(60)[:, None] == 9, -1.0, np.ones((60, 3))), "at least 0 at row 9"),
         (np.zeros(59, int), r"labels: expected shape \(60,\)"),
         (["a"] * 60, "labels: expected whole numbers"),
@@ -130,7 +133,7 @@ def test_trusted_fits_with_some_labels(float64, ground):
         require_reached([case], lambda _, model=model, x=x: (model, x), 1.0, n_restarts=16, **options)
 
 
-# --- groups ----------------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 def test_groups_of_one_are_rows(float64):

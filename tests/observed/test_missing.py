@@ -1,4 +1,4 @@
-"""Holes, row noise and censored times, against marginal densities, closed forms and published numbers."""
+"""Missing entries, row noise and censored times, against marginal densities, closed forms and published numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def _gradient(model, params, x):
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_the_fit_is_a_maximum_of_the_marginal_likelihood(float64, covariance):
-    x = data.with_holes(data.groups(90, 3))
+    x = data.with_missing(data.groups(90, 3))
     model = jaxem.gaussian_mixture(2, covariance, missing=True)
     best, _ = jaxem.fit_restarts(model, x, jax.random.key(1), n_restarts=2, tol=1e-13, max_steps=5000)
     assert best.converged
@@ -38,7 +38,7 @@ def test_the_fit_is_a_maximum_of_the_marginal_likelihood(float64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_without_holes_it_is_the_plain_fit(float64, covariance):
+def test_without_missing_entries_it_is_the_plain_fit(float64, covariance):
     x = jaxem.datasets.old_faithful()
     plain = jaxem.gaussian_mixture(2, covariance)
     start = plain.init(jax.random.key(0), x)
@@ -49,21 +49,21 @@ def test_without_holes_it_is_the_plain_fit(float64, covariance):
     assert all(jax.tree.leaves(same)), same
 
 
-def test_holes_are_expected_at_the_regression_on_what_was_seen(float64):
-    x = data.with_holes(data.groups(90, 3, 1))
+def test_missing_entries_are_expected_at_the_regression_on_what_was_seen(float64):
+    x = data.with_missing(data.groups(90, 3, 1))
     model = jaxem.gaussian_mixture(1, missing=True)
     best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=1)
     mean, cov = best.params.components.mean[0], best.params.components.cov[0]
     filled = np.asarray(model.conditional_mean(best.params, x))
     for row, got in zip(x, filled, strict=True):
-        seen, hole = np.flatnonzero(~np.isnan(row)), np.flatnonzero(np.isnan(row))
-        slope = np.linalg.solve(cov[np.ix_(seen, seen)], cov[np.ix_(seen, hole)])
-        assert np.allclose(got[hole], mean[hole] + (row[seen] - mean[seen]) @ slope)
+        seen, missing = np.flatnonzero(~np.isnan(row)), np.flatnonzero(np.isnan(row))
+        slope = np.linalg.solve(cov[np.ix_(seen, seen)], cov[np.ix_(seen, missing)])
+        assert np.allclose(got[missing], mean[missing] + (row[seen] - mean[seen]) @ slope)
         assert (got[seen] == row[seen]).all()
 
 
-def test_holes_of_independent_columns_have_no_weight(float64):
-    x = data.with_holes(data.bits())
+def test_missing_entries_of_independent_columns_have_no_weight(float64):
+    x = data.with_missing(data.bits())
     best, _ = jaxem.fit_restarts(jaxem.bernoulli_mixture(1, missing=True), x, jax.random.key(0))
     assert np.allclose(best.params.components.prob[0], np.nanmean(x, 0))
     filled = jaxem.bernoulli_mixture(1, missing=True).conditional_mean(best.params, x)
@@ -74,19 +74,19 @@ def test_a_missing_observation_of_a_chain_is_summed_over(float64):
     x = data.vector_sequences()[:1, :6]
     model = jaxem.gaussian_hmm(2, "diag", missing=True)
     params = model.init(jax.random.key(0), data.vector_sequences())
-    holes = x.copy()
-    holes[0, 3] = np.nan
+    incomplete = x.copy()
+    incomplete[0, 3] = np.nan
     plain = jaxem.gaussian_hmm(2, "diag")
     before, after = plain.filtered(params, x[:, :3])[0, -1], x[:, 4:]
     two_later = params.transition @ params.transition
     rest = plain.log_prob(params._replace(initial=before @ two_later), after)
     want = plain.log_prob(params, x[:, :3]) + rest
-    assert np.allclose(model.log_prob(params, holes), want)
-    assert model.decode(params, holes).shape == (1, 6)
+    assert np.allclose(model.log_prob(params, incomplete), want)
+    assert model.decode(params, incomplete).shape == (1, 6)
 
 
-def test_masked_entries_are_holes():
-    x = data.with_holes(data.groups(90, 3))
+def test_masked_entries_are_missing():
+    x = data.with_missing(data.groups(90, 3))
     masked = np.ma.masked_invalid(np.where(np.isnan(x), np.inf, x))
     model = jaxem.gaussian_mixture(2, "diag", missing=True)
     params = model.init(jax.random.key(0), x)
@@ -193,15 +193,15 @@ def test_bad_rows_are_named(model, x, message):
 
 
 def test_a_column_seen_in_no_row_that_counts_is_named():
-    x = data.with_holes(data.bits())
+    x = data.with_missing(data.bits())
     weights = np.isnan(x[:, 1]).astype(float)
     with pytest.raises(ValueError, match="every entry of column 1 is missing"):
         jaxem.fit_restarts(jaxem.bernoulli_mixture(2, missing=True), x, jax.random.key(0), weights=weights)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag", "spherical"])
-def test_holes_far_from_the_origin_in_float32(covariance):
-    x = data.with_holes(data.groups(90, 3))
+def test_missing_entries_far_from_the_origin_in_float32(covariance):
+    x = data.with_missing(data.groups(90, 3))
     model = jaxem.gaussian_mixture(2, covariance, missing=True)
     near, far = (jaxem.fit_restarts(model, x + away, jax.random.key(0), n_restarts=2).best for away in (0.0, 1e6))
     assert np.isclose(near.log_lik, far.log_lik, rtol=1e-5)

@@ -105,7 +105,7 @@ FAMILIES = {
     "gaussian-diag": (jaxem.gaussian_mixture(2, "diag"), lambda: data.groups(90, 2)),
     "gaussian-spherical": (jaxem.gaussian_mixture(2, "spherical"), lambda: data.groups(90, 2)),
     "gaussian-spherical-tied": (jaxem.gaussian_mixture(2, "spherical_tied"), lambda: data.groups(90, 2)),
-    "missing": (jaxem.gaussian_mixture(2, "diag", missing=True), lambda: data.with_holes(data.groups(90, 2))),
+    "missing": (jaxem.gaussian_mixture(2, "diag", missing=True), lambda: data.with_missing(data.groups(90, 2))),
     "grouped": (jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2), data.grouped_counts),
     "hmm": (jaxem.poisson_hmm(2), data.count_sequences),
     "mixed": (
