@@ -16,8 +16,8 @@
 # # What is missing
 #
 # EM was invented for data that are not all there. A mixture is one case (the component is missing); this notebook is
-# about the others: holes, errors of measurement, times that were still running, and labels of which only some are
-# known. Each is one idea, and the loop that fits them is the same.
+# about the others: missing entries, errors of measurement, times that were still running, and labels of which only
+# some are known. Each is one idea, and the loop that fits them is the same.
 #
 # ## Three numbers, of which one is missing
 #
@@ -56,34 +56,34 @@ print(f"\nin the end mu = {fit.params:.6f} after {int(fit.n_steps)} steps: the m
 # %% [markdown]
 # Each step closes two thirds of the distance: the rate at which EM converges is the share of the information that is
 # missing, here one third. The answer is no surprise (a row that is not there says nothing), and it is not what one
-# gets from filling the hole once with some number and then forgetting that it was one.
+# gets from filling the missing entry once with some number and then forgetting that it was one.
 #
 # ## Holes in a table
 #
 # Now rows of several columns, in which single entries are missing at random. What was seen of a row still says
-# something about the rest of it. `missing=True` takes NaN for a hole and maximises the likelihood of what was seen,
-# $\log p(x_{\text{seen}})$, with nothing filled in. We remove 40 % of the waiting times of Old Faithful and compare
-# with what people do instead; the truth is the fit to the complete table.
+# something about the rest of it. `missing=True` takes NaN for a missing entry and maximises the likelihood of what was
+# seen, $\log p(x_{\text{seen}})$, with nothing filled in. We remove 40 % of the waiting times of Old Faithful and
+# compare with what people do instead; the truth is the fit to the complete table.
 
 # %%
 x = np.asarray(jaxem.datasets.old_faithful())
 rng = np.random.default_rng(1)
-holes = rng.random(len(x)) < 0.4
-with_holes = x.copy()
-with_holes[holes, 1] = np.nan
-filled = np.where(np.isnan(with_holes), np.nanmean(with_holes, 0), with_holes)
+missing = rng.random(len(x)) < 0.4
+with_missing = x.copy()
+with_missing[missing, 1] = np.nan
+filled = np.where(np.isnan(with_missing), np.nanmean(with_missing, 0), with_missing)
 
 
 def best_of(model, rows, n_restarts=8, **options):
     return jaxem.fit_restarts(model, rows, jax.random.key(0), n_restarts=n_restarts, **options).best
 
 
-plain, holed = jaxem.gaussian_mixture(2), jaxem.gaussian_mixture(2, missing=True)
+plain, incomplete = jaxem.gaussian_mixture(2), jaxem.gaussian_mixture(2, missing=True)
 fits = {
     "all entries (the truth)": best_of(plain, x),
-    "missing=True": best_of(holed, with_holes),
-    "rows with holes dropped": best_of(plain, with_holes[~holes]),
-    "holes filled with the mean": best_of(plain, filled),
+    "missing=True": best_of(incomplete, with_missing),
+    "incomplete rows dropped": best_of(plain, with_missing[~missing]),
+    "filled with the mean": best_of(plain, filled),
 }
 order = {name: np.argsort(fit.params.components.mean[:, 0]) for name, fit in fits.items()}
 print(f"{'':28s}  share   mean wait   sd wait   mean wait   sd wait")
@@ -96,29 +96,29 @@ for name, fit in fits.items():
 # %% [markdown]
 # Filling with the mean puts a heap of points where no eruption is: the two means move towards each other, and the
 # spread after short eruptions comes out half as large again.
-# Dropping rows is harmless to the waiting times here, but it throws away 40 % of the eruption lengths. With holes, the
-# fit is as good as the entries that are there allow.
+# Dropping rows is harmless to the waiting times here, but it throws away 40 % of the eruption lengths. With missing
+# entries, the fit is as good as the entries that are there allow.
 #
-# `conditional_mean` says what is expected in a hole, given the rest of its row. It is what to show, and not what to
-# put into a table and analyse as if it had been seen: expectations have no scatter.
+# `conditional_mean` says what is expected in a missing entry, given the rest of its row. It is what to show, and not
+# what to put into a table and analyse as if it had been seen: expectations have no scatter.
 
 # %%
 best = fits["missing=True"]
-expected = np.asarray(holed.conditional_mean(best.params, with_holes))
+expected = np.asarray(incomplete.conditional_mean(best.params, with_missing))
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), sharex=True, sharey=True, layout="constrained")
-left.plot(*x[~holes].T, ".", color="0.6", label="seen")
-left.plot(x[holes, 0], expected[holes, 1], "x", color="tab:red", ms=4, label="expected")
-left.set(title="what is expected in the holes", xlabel="eruption (minutes)", ylabel="wait (minutes)")
+left.plot(*x[~missing].T, ".", color="0.6", label="seen")
+left.plot(x[missing, 0], expected[missing, 1], "x", color="tab:red", ms=4, label="expected")
+left.set(title="what is expected in the missing entries", xlabel="eruption (minutes)", ylabel="wait (minutes)")
 left.legend()
-right.plot(*x[~holes].T, ".", color="0.6")
-right.plot(x[holes, 0], x[holes, 1], "x", color="tab:blue", ms=4, label="what was removed")
+right.plot(*x[~missing].T, ".", color="0.6")
+right.plot(x[missing, 0], x[missing, 1], "x", color="tab:blue", ms=4, label="what was removed")
 right.set(title="what had been there", xlabel="eruption (minutes)")
 right.legend()
 plt.show()
-error = np.sqrt(np.mean((expected[holes, 1] - x[holes, 1]) ** 2))
+error = np.sqrt(np.mean((expected[missing, 1] - x[missing, 1]) ** 2))
 print(
-    f"root mean square error: {error:.2f} minutes; with the mean in every hole: "
-    f"{np.sqrt(np.mean((filled[holes, 1] - x[holes, 1]) ** 2)):.2f}"
+    f"root mean square error: {error:.2f} minutes; with the mean in every missing entry: "
+    f"{np.sqrt(np.mean((filled[missing, 1] - x[missing, 1]) ** 2)):.2f}"
 )
 
 # %% [markdown]

@@ -152,7 +152,7 @@ print("scales", np.sort(best.params.components.scale).round(2), " weights", np.s
 print(check_model(waves, key, x[:90], laws=(1, 2, 3, 4, 5, 6, 8, 10)))
 
 # %% [markdown]
-# A component of anything: as the emission of a chain, with a conjugate prior, with a hole in every fourth place.
+# A component of anything: as the emission of a chain, with a conjugate prior, with every fourth entry missing.
 
 # %%
 chain = jaxem.HMM(jaxem.missing(Rayleigh()), 2)

@@ -14,7 +14,8 @@ from jaxem.families.support import BITS, Vectors
 class BernoulliParams(NamedTuple):
     """The params of `Bernoulli`.
 
-    prob [k, d]: the probability of a 1 in each column.
+    Attributes:
+        prob: the probability of a 1 in each column, [k, d].
     """
 
     prob: Any
@@ -26,8 +27,8 @@ class Bernoulli(ExponentialFamily):
 
     The M-step is the weighted share of ones in each column; Bishop (2006), equations (9.44) and
     (9.59). A probability may be exactly 0 or 1: 0 log 0 = 0, and a row that contradicts it has
-    log_prob -inf. That is why the features are both x and 1 - x: their two logarithms never meet in
-    one difference.
+    log_prob -inf. For this reason the features are both x and 1 - x: their two logarithms are never
+    subtracted from each other.
 
     Examples:
         >>> import jax, jaxem
@@ -70,7 +71,7 @@ class Bernoulli(ExponentialFamily):
         return BernoulliParams(UnitInterval())
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """The rows themselves: scaled columns would let a rare 1 decide."""
+        """The rows themselves, since in scaled columns a rare 1 would dominate distances."""
         return x
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:

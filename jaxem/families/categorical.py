@@ -18,8 +18,9 @@ from jaxem.families.support import Numbers, Values, Vectors
 class CategoricalParams(NamedTuple):
     """The params of `Categorical`.
 
-    prob [k, d, c]: the probability of each category of each item; 0 beyond the categories that an
-    item has.
+    Attributes:
+        prob: the probability of each category of each item, [k, d, c]; it is 0 beyond the
+            categories that an item has.
     """
 
     prob: Any
@@ -137,7 +138,7 @@ class Categorical(ExponentialFamily):
         return CategoricalParams(PaddedSimplex(sizes) if isinstance(sizes, tuple) else Simplex())
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """One-hot items [n, d c]: the distance of two rows tells in how many items they differ."""
+        """One-hot items [n, d c]: the more items differ, the larger the distance of two rows."""
         return jax.vmap(self.features)(x)
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:

@@ -230,8 +230,8 @@ def _smallest_eigenvalue(inverse):
 
     It is 0 where the covariance has no inverse.
 
-    As the largest eigenvalue of that inverse it is exact to rounding. In the covariance itself it
-    would drown in the rounding of the largest one.
+    It is computed from the largest eigenvalue of that inverse, which is exact to rounding. In the
+    covariance itself it would be lost in the rounding of the largest eigenvalue.
     """
     largest = linalg.largest_eigenvalue(jnp.swapaxes(inverse, -1, -2) @ inverse)
     return jnp.where(jnp.isfinite(largest), 1 / largest, 0)

@@ -1,4 +1,4 @@
-"""When a component is degenerate: one rule, and one set of bounds, for all families with a variance.
+"""When a component is degenerate: one rule, with one set of bounds, for families with a variance.
 
 The likelihood of a component that sits on a few rows, or on a set of lower dimension, has no
 maximum, or a spurious one (Day, 1969; McLachlan and Peel, 2000, section 3.10). Its sign is a
@@ -55,7 +55,10 @@ def shares(variance: Any, total: Any, n_points: Any) -> tuple[jax.Array, jax.Arr
 
 
 def rests_on_floor(variance: Any, floor: Any) -> jax.Array:
-    """Whether a variance is at its floor. A floor above `SLIVER` is where its user wants it to rest."""
+    """Whether a variance is at its floor.
+
+    A floor above `SLIVER` does not count: a user chose it, so that variances may rest on it.
+    """
     return ~(variance > jnp.where(floor <= SLIVER, floor, 0) * (1 + AT_FLOOR))
 
 

@@ -15,7 +15,8 @@ from jaxem.families.support import NON_NEGATIVE, Numbers
 class ExponentialParams(NamedTuple):
     """The params of `Exponential`.
 
-    rate [k]: one over the mean.
+    Attributes:
+        rate: one over the mean, [k].
     """
 
     rate: Any

@@ -25,12 +25,13 @@ IMPOSSIBLE = -1e25
 
 
 class Features(NamedTuple):
-    """What an exponential family needs of the data; rows are the last axis, the fast one of a loop.
+    """The features of the data; the last axis is that of rows, which are contiguous in memory.
 
-    own [f + 1, n]: a row of ones, and then T(x).
-    common [g, n]: the features whose natural parameter all components share (log h(x) is one, with
-        parameter 1). Where the row weights are fixed for a whole fit it is their weighted sum [g],
-        which no iteration computes again.
+    Attributes:
+        own: a row of ones, and then T(x), [f + 1, n].
+        common: the features whose natural parameter all components share, [g, n]; log h(x) is one
+            of them, with parameter 1. Where the row weights are fixed for a whole fit, it is their
+            weighted sum [g], which no iteration computes again.
     """
 
     own: jax.Array
@@ -38,10 +39,12 @@ class Features(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Expected sufficient statistics of k components.
+    """The expected sufficient statistics of k components.
 
-    count [k]: the sums of weights. total [k, f]: the sums of T. common [g]: the sums of the common
-    features.
+    Attributes:
+        count: the sums of the weights, [k].
+        total: the sums of T, [k, f].
+        common: the sums of the common features, [g].
     """
 
     count: jax.Array
@@ -122,7 +125,11 @@ class ExponentialFamily(Conjugate, Family):
         return Features(own, base if weights is None else base @ weights)
 
     def coefficients(self, params: Any) -> tuple[Any, Any]:
-        """Coefficients of the own features [k, f + 1], constant first, and of the common ones [g]."""
+        """The coefficients of the features.
+
+        Returns:
+            (of the own features [k, f + 1], with the constant first; of the common ones [g]).
+        """
 
         def one(component):
             return jnp.concatenate([-self.log_normalizer(component)[None], self.natural(component)])
@@ -139,7 +146,7 @@ class ExponentialFamily(Conjugate, Family):
         return self.product_e_step(params, log_weights, self.prepare(x))
 
     def product_e_step(self, params: Any, log_weights: Any, features: Features) -> Any:
-        """`weighted_e_step` with the weights in each component's constant: no extra pass."""
+        """`weighted_e_step`, with the weights in the constants: it needs no extra pass."""
         own, common = self.coefficients(params)
         own = jnp.concatenate([own[:, :1] + log_weights[:, None], own[:, 1:]], 1)
         return EStep(None, self._log_prob(own, common, features))

@@ -33,8 +33,11 @@ N_SWEEPS = 10
 class FactorParams(NamedTuple):
     """The params of `FactorAnalyzer`.
 
-    mean [k, d]. loadings W [k, d, q], unique up to rotation. noise: the variances [k, d], [d] where
-    the components share them, or [k] where the columns do.
+    Attributes:
+        mean: [k, d].
+        loadings: W [k, d, q], unique up to a rotation.
+        noise: the variances of the noise: [k, d], [d] where the components share them, or [k] where
+            the columns share them.
     """
 
     mean: Any
@@ -144,7 +147,7 @@ class FactorAnalyzer(Family):
     def _loadings(self, scatter, noise):
         """The best loadings given the noise, from the principal axes of noise^-1/2 S noise^-1/2.
 
-        Those with eigenvalues above 1 count (Lawley 1940).
+        Only axes with eigenvalues above 1 are used (Lawley 1940).
         """
         deviation = jnp.broadcast_to(jnp.sqrt(noise), scatter.shape[:-1])
         values, vectors = jnp.linalg.eigh(scatter / (deviation[..., :, None] * deviation[..., None, :]))

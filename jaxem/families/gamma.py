@@ -21,7 +21,9 @@ SMALLEST_GAP = {4: 1e-5, 8: 1e-10}
 class GammaParams(NamedTuple):
     """The params of `Gamma`.
 
-    shape [k] and rate [k]: the mean is shape / rate.
+    Attributes:
+        shape: [k].
+        rate: [k]; the mean is shape / rate.
     """
 
     shape: Any
@@ -83,7 +85,7 @@ class Gamma(ScaleFamily):
         return super().embed(jnp.log(x), weights)
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        # 1 / shape is the variance of log x in a tight component, and (x / mean)'s in any.
+        # 1 / shape is the variance of x / mean in any component, and of log x in a tight one.
         smallest = 2 * SMALLEST_GAP[params.shape.dtype.itemsize]
         return collapsed(jnp.log(params.shape / params.rate), 1 / params.shape, n_points, smallest)
 

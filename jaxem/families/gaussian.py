@@ -42,8 +42,10 @@ AMPLIFICATION_LIMIT = 1000.0
 class GaussianParams(NamedTuple):
     """The params of `Gaussian`.
 
-    mean [k, d]. cov: [k, d, d] full, [k, d] diagonal or [k] spherical, and without the k where all
-    components share it.
+    Attributes:
+        mean: [k, d].
+        cov: [k, d, d] full, [k, d] diagonal or [k] spherical, and without the k where all
+            components share it.
     """
 
     mean: Any
@@ -63,16 +65,23 @@ def _check_floor(floor):
 
 
 class Centred(NamedTuple):
-    """Rows [n, d] whose moments are taken about the current means, where features would cancel."""
+    """Rows whose moments are taken about the current means, where features would cancel.
+
+    Attributes:
+        x: the rows, [n, d].
+    """
 
     x: jax.Array
 
 
 @pytree_class
 class Residuals(Posterior):
-    """Rows as whitened distances from the means: y [k, n, d] = L^-1 (x - mean), with L L^T = cov.
+    """Rows as whitened distances from the means.
 
-    Nothing is hidden of a normal row, so this posterior has no entropy.
+    A normal row has no hidden variables, so the entropy of this posterior is 0.
+
+    Attributes:
+        y: L^-1 (x - mean) [k, n, d], with L L^T = cov.
     """
 
     y: Any
@@ -85,9 +94,14 @@ class Residuals(Posterior):
 
 
 class GaussianMoments(NamedTuple):
-    """`Moments`, and rows [k]: what the scatter is divided by.
+    """The expected sufficient statistics of `Gaussian`.
 
-    It is the count, unless a hidden scale or a prior adds rows.
+    Attributes:
+        count: as in `Moments`.
+        total: as in `Moments`.
+        common: as in `Moments`.
+        rows: the number [k] by which the scatter is divided. It is the count, unless a hidden scale
+            or a prior adds rows.
     """
 
     count: jax.Array
@@ -99,8 +113,11 @@ class GaussianMoments(NamedTuple):
 class CentredMoments(NamedTuple):
     """Moments of y = L^-1 (x - mean), where mean and L L^T are those of the current params.
 
-    total [k, d]: the sum of y. scatter: the sum of y y^T, [k, d, d], or of y^2, [k, d]. count [k]
-    and rows [k] are as in `GaussianMoments`.
+    Attributes:
+        count: as in `GaussianMoments`.
+        total: the sum of y, [k, d].
+        scatter: the sum of y y^T, [k, d, d], or of y^2, [k, d].
+        rows: as in `GaussianMoments`.
     """
 
     count: jax.Array
@@ -244,8 +261,8 @@ class Gaussian(ExponentialFamily):
                 self, "expected_log_joint", "centred moments are relative to the params of the E-step"
             )
         own, common = self.coefficients(params)
-        # Rows beyond the count have their mean at the component's: only the determinant and the
-        # constant count them.
+        # The rows that are not in the count lie at the mean of the component, so that only the
+        # determinant and the constant depend on their number.
         linear = own[:, 1 : 1 + params.mean.shape[-1]]
         constant = own[:, 0] + 0.5 * (params.mean * linear).sum(-1)
         return expected_logits(own, common, stats) + ((stats.rows - stats.count) * constant).sum()
@@ -329,7 +346,7 @@ class Gaussian(ExponentialFamily):
         return ~(amplification < AMPLIFICATION_LIMIT).all()
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        """The rule of `jaxem.families.degenerate`, for the smallest eigenvalue of each covariance."""
+        """The rule of `jaxem.families.degenerate` for the smallest eigenvalues of covariances."""
         d = params.mean.shape[-1]
         share = n_points / n_points.sum()
         pooled = params.cov if self.shared else jnp.tensordot(share, params.cov, 1)

@@ -14,7 +14,8 @@ from jaxem.families.support import COUNTS, Numbers
 class GeometricParams(NamedTuple):
     """The params of `Geometric`.
 
-    prob [k]: the probability of stopping at each trial.
+    Attributes:
+        prob: the probability of a success at each trial, [k].
     """
 
     prob: Any

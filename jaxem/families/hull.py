@@ -15,16 +15,19 @@ from jaxem.families.uniform import Count
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.tracing import is_traced
 
-#: A row is inside if it is at most this many units of rounding beyond a facet: the hull's own
-#: corners are.
+#: A row is inside if it is at most this many units of rounding beyond a facet, as the corners of
+#: the hull themselves may be.
 ROUNDING = 64
 
 
 class HullParams(NamedTuple):
-    """The params of `UniformHull`: the hull, once for each of k components. Fits do not move it.
+    """The params of `UniformHull`: the hull, once for each of k components; a fit does not move it.
 
-    normals [k, f, d] and offsets [k, f]: a row is inside where normals x + offsets <= 0.
-    log_volume [k]: the log of the volume. simplices [k, s, d + 1, d]: a triangulation, for draws.
+    Attributes:
+        normals: the normals of the facets, [k, f, d].
+        offsets: the offsets of the facets, [k, f]; a row is inside where normals x + offsets <= 0.
+        log_volume: the log of the volume, [k].
+        simplices: a triangulation for draws, [k, s, d + 1, d].
     """
 
     normals: Any
@@ -88,7 +91,8 @@ class UniformHull(Family):
         if x.shape[1] < 2 or len(np.unique(x, axis=0)) <= x.shape[1]:
             raise ValueError(f"x: expected two or more columns and more distinct rows than columns; got {x.shape}")
         shift, scale = x.mean(0), np.where(np.ptp(x, axis=0) > 0, np.ptp(x, axis=0), 1)
-        unit = (x - shift) / scale  # facets of columns in unlike units would be found badly
+        # In columns with very different units, the facets would be found with poor precision.
+        unit = (x - shift) / scale
         hull = ConvexHull(unit)
         corners = unit[hull.vertices]
         normals = hull.equations[:, :-1] / scale

@@ -14,9 +14,13 @@ from jaxem.numerics.linalg import PRECISION
 
 @pytree_class
 class InputUnits(Units):
-    """Units in which inputs @ matrix have second moments I, and targets stay as they are.
+    """Units in which inputs @ matrix have second moments I, and targets do not change.
 
-    matrix [p, p] and its inverse. Linear predictors do not change.
+    Linear predictors do not change either.
+
+    Attributes:
+        matrix: [p, p].
+        inverse: the inverse of the matrix, [p, p].
     """
 
     matrix: Any
@@ -48,8 +52,11 @@ class InputUnits(Units):
 class LinearUnits(InputUnits):
     """`InputUnits`, and targets z = (y - inputs @ coef) / scale, without intercept and scale of y.
 
-    coef [p] is a regression through all rows; the linear predictor, offsets and variances move with
-    the targets.
+    The linear predictor, the offsets and the variances change with the targets.
+
+    Attributes:
+        coef: the coefficients of a regression through all rows, [p].
+        scale: the scale of the residuals, [].
     """
 
     coef: Any

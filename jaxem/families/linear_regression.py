@@ -20,8 +20,10 @@ from jaxem.numerics.linalg import PRECISION
 class LinearRegressionParams(NamedTuple):
     """The params of `LinearRegression`.
 
-    coef [k, p]: the coefficients. var [k]: the residual variances (sums of squares divided by the
-    number of rows), or [] where they are tied.
+    Attributes:
+        coef: the coefficients, [k, p].
+        var: the residual variances (sums of squares divided by the number of rows), [k], or []
+            where they are tied.
     """
 
     coef: Any
@@ -87,7 +89,10 @@ class LinearRegression(Regression):
         return LinearRegressionParams(Real(), Positive(0.0 if self.floor is None else self.floor))
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        """A line through a few rows, or rows exactly on a line; in units where one regression leaves variance 1."""
+        """Whether a line goes through a few rows only, or rows lie exactly on a line.
+
+        In standard units the residuals of one regression through all rows have variance 1.
+        """
         p = params.coef.shape[-1]
         var = jnp.broadcast_to(params.var, n_points.shape)
         return is_degenerate(*shares(var, 1.0, n_points), n_points, p + 2)

@@ -17,7 +17,9 @@ from jaxem.numerics.special import HALF_LOG_2PI
 class LogNormalParams(NamedTuple):
     """The params of `LogNormal`.
 
-    mean [k] and var [k]: those of log x.
+    Attributes:
+        mean: the mean of log x, [k].
+        var: the variance of log x, [k].
     """
 
     mean: Any

@@ -15,7 +15,8 @@ from jaxem.numerics.newton import climb
 class NaturalParams(NamedTuple):
     """The params of a `LogPartitionFamily`.
 
-    natural [k, f]: the natural parameters, one for each feature.
+    Attributes:
+        natural: the natural parameters, one for each feature, [k, f].
     """
 
     natural: Any

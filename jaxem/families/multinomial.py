@@ -17,7 +17,8 @@ from jaxem.numerics.special import log_factorial_rest
 class MultinomialParams(NamedTuple):
     """The params of `Multinomial`.
 
-    prob [k, c]: the probability of each category.
+    Attributes:
+        prob: the probability of each category, [k, c].
     """
 
     prob: Any

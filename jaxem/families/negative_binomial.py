@@ -31,7 +31,9 @@ BEND = 1.3
 class NegativeBinomialParams(NamedTuple):
     """The params of `NegativeBinomial`.
 
-    size [k] and mean [k]: the variance is mean + mean^2 / size.
+    Attributes:
+        size: [k]; the variance is mean + mean^2 / size.
+        mean: [k].
     """
 
     size: Any
@@ -42,7 +44,7 @@ class NegativeBinomialParams(NamedTuple):
 class Quadratic(Posterior):
     """A quadratic in v = 1 / size that bounds sum_{i < x} log(1 + i v) - log x! from below.
 
-    It is rest + slope v + bend v^2 / 2, with coefficients [n, k].
+    It is rest + slope v + bend v^2 / 2, where rest, slope and bend are [n, k].
     """
 
     bend: Any
@@ -51,10 +53,14 @@ class Quadratic(Posterior):
 
 
 class CountMoments(NamedTuple):
-    """The statistics of `NegativeBinomial`, each [k].
+    """The expected sufficient statistics of `NegativeBinomial`, each [k].
 
-    count: rows. total and square: sums of x and x^2. quadratic: the sum of the rows' `Quadratic`;
-    it is 0 for a start, which is estimated by moments.
+    Attributes:
+        count: the number of rows.
+        total: the sum of x.
+        square: the sum of x^2.
+        quadratic: the sum of the `Quadratic` of each row. It is 0 for a start, which is estimated
+            by moments.
     """
 
     count: jax.Array
@@ -112,7 +118,7 @@ class NegativeBinomial(Family):
         excess = jnp.maximum(stats.square / count - mean**2 - mean, 1e-3 * mean**2 + 1e-30)
         by_moments = jnp.clip(mean**2 / excess, *SIZE_RANGE)
         size = _best_size(stats.quadratic, count, mean, by_moments if params is None else params.size)
-        # A start has expanded nothing; nor is there anything to expand where no count is above 1.
+        # A start has no expansion, and none is needed where no count is above 1.
         known = stats.quadratic.slope != 0
         new = NegativeBinomialParams(jnp.where(known, size, by_moments), mean)
         return new if params is None else self.keep_where(alive, new, params)

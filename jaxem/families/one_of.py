@@ -20,7 +20,9 @@ from jaxem.families.several import Several, SeveralUnits
 class InUnits(NamedTuple):
     """Rows in the units of each family, and the log-volumes that make their densities comparable.
 
-    rows: a tuple, one entry for each family. log_volume [n, n_families].
+    Attributes:
+        rows: a tuple, with the rows in the units of each family.
+        log_volume: [n, n_families].
     """
 
     rows: Any
@@ -47,16 +49,23 @@ class OneOfUnits(SeveralUnits):
 
 @pytree_class
 class OneOfPosterior(Posterior):
-    """The posterior of what each family hides, given the component; None if it hides nothing."""
+    """The posteriors of the hidden variables of each family, given the component.
+
+    Attributes:
+        parts: one posterior for each family, or None for a family without hidden variables.
+    """
 
     parts: tuple[Any, ...]
 
 
 class OneOfStats(NamedTuple):
-    """The expected number of rows of each component [k], and the statistics of each family.
+    """The expected sufficient statistics of `OneOf`.
 
-    log_volume []: the sum of the rows' log-volumes, each weighted by what its family holds of the
-    row.
+    Attributes:
+        count: the expected number of rows of each component, [k].
+        parts: a tuple with the statistics of each family.
+        log_volume: the sum of the log-volumes, each weighted by the responsibility of its family
+            for the row, [].
     """
 
     count: Any
@@ -143,8 +152,8 @@ class OneOf(Several):
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         rows, log_volume = self._rows(x)
-        # Not the weights: a family holds only its share of them, so no sum over all rows is its
-        # own.
+        # The weights are not passed on: they are shared among the families, so a sum over all rows
+        # is not the sum of any family.
         return InUnits(tuple(family.prepare(part, None, centred) for family, part in self._zip(rows)), log_volume)
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
@@ -195,11 +204,11 @@ def _dtype(x):
 
 @model_class
 class Held(Wrapper, Family):
-    """A family whose components are fixed at `params`: fits do not move them.
+    """A family whose components are fixed at `params`: a fit does not move them.
 
     Args:
         model: the family.
-        params: its params in the data's units, with their leading component axis.
+        params: its params in the units of the data, with their leading axis of components.
 
     Examples:
         >>> import jax, jaxem

@@ -17,14 +17,20 @@ from jaxem.numerics.special import log_poisson
 class PoissonParams(NamedTuple):
     """The params of `Poisson`.
 
-    rate [k]: the expected count per unit of exposure.
+    Attributes:
+        rate: the expected count per unit of exposure, [k].
     """
 
     rate: Any
 
 
 class Exposed(NamedTuple):
-    """Any Poisson data in one form: counts [n] with their exposures [n]."""
+    """Any Poisson data in one form.
+
+    Attributes:
+        count: the counts, [n].
+        exposure: the exposures, [n].
+    """
 
     count: Any
     exposure: Any

@@ -16,7 +16,11 @@ from jaxem.families.several import Several, SeveralUnits
 
 
 class Parts(NamedTuple):
-    """Rows in units, or prepared rows: one entry for each family."""
+    """Rows in units, or prepared rows.
+
+    Attributes:
+        parts: a tuple with one entry for each family.
+    """
 
     parts: tuple[Any, ...]
 
@@ -37,7 +41,11 @@ class ProductUnits(SeveralUnits):
 
 @pytree_class
 class ProductPosterior(Posterior):
-    """The posterior of what each family hides, given the component; None if it hides nothing."""
+    """The posteriors of the hidden variables of each family, given the component.
+
+    Attributes:
+        parts: one posterior for each family, or None for a family without hidden variables.
+    """
 
     parts: tuple[Any, ...]
 
@@ -50,7 +58,12 @@ class ProductPosterior(Posterior):
 
 
 class ProductStats(NamedTuple):
-    """The expected number of rows of each component [k], and the statistics of each family."""
+    """The expected sufficient statistics of `Product`.
+
+    Attributes:
+        count: the expected number of rows of each component, [k].
+        parts: a tuple with the statistics of each family.
+    """
 
     count: Any
     parts: Any
@@ -112,7 +125,7 @@ class Product(Several):
         return tuple(family.conditional_mean(p, part) for family, p, part in self._zip(params, _parts(x)))
 
     def observed(self, x: Any) -> Any:
-        """Which rows have anything that was seen: those of which a part has."""
+        """Which rows have an entry that was seen, in any part."""
         seen = [family.observed(part) for family, part in self._zip(_parts(x))]
         return None if any(part is None for part in seen) else np.any(seen, axis=0)
 
@@ -176,7 +189,7 @@ class Product(Several):
 
 
 def _product(each) -> Units:
-    """The units of the parts as those of the whole."""
+    """The units of the whole rows from the units of the parts."""
     units = ProductUnits(tuple(each))
     return Identity() if units.is_identity else units
 

@@ -35,7 +35,8 @@ from jaxem.numerics.tracing import is_traced
 class RegressionParams(NamedTuple):
     """The params of a regression.
 
-    coef [k, p]: the coefficients, on the scale of the linear predictor.
+    Attributes:
+        coef: the coefficients, on the scale of the linear predictor, [k, p].
     """
 
     coef: Any
@@ -45,7 +46,7 @@ class RegressionParams(NamedTuple):
 class Working(Posterior):
     """The least-squares problem of each row: log p(y | eta) near the eta of one E-step.
 
-    It is rest + response eta - weight eta^2 / 2, with coefficients [n, k].
+    It is rest + response eta - weight eta^2 / 2, where rest, response and weight are [n, k].
     """
 
     weight: Any
@@ -54,11 +55,16 @@ class Working(Posterior):
 
 
 class NormalEquations(NamedTuple):
-    """The statistics of a regression.
+    """The expected sufficient statistics of a regression.
 
-    count [k]: rows. gram [k, p (p + 1) / 2]: the sum of weight x x^T, packed. cross [k, p]: the sum
-    of response x. rest [k]: the sum of `Working.rest`. Responses are those beyond the offset. A
-    linear regression has the squared responses in `rest`.
+    The offset is subtracted from the responses.
+
+    Attributes:
+        count: the number of rows, [k].
+        gram: the sum of weight x x^T, packed, [k, p (p + 1) / 2].
+        cross: the sum of response x, [k, p].
+        rest: the sum of `Working.rest`, [k]. For a linear regression it is the sum of the squared
+            responses.
     """
 
     count: jax.Array
@@ -218,8 +224,8 @@ def solve_normal_equations(stats: Any) -> Any:
     """(coef [k, p], which components had enough rows to determine it [k])."""
     gram = linalg.unpack_symmetric(stats.gram)
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    # In units where the gram matrix of all rows is I, a ridge of its rounding moves nothing
-    # determined.
+    # In units where the gram matrix of all rows is I, a ridge of the size of rounding changes no
+    # coefficient that the data determine.
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
     coef = linalg.solve_positive(gram + ridge[:, None, None] * eye, stats.cross[..., None])[..., 0]
     enough = alive_components(stats.count) & jnp.isfinite(coef).all(-1)

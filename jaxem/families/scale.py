@@ -32,7 +32,7 @@ class ScaleFamily(ExponentialFamily):
 
 
 def collapsed(location: Any, variance: Any, n_points: Any, smallest: Any) -> Any:
-    """Which components [k] sit on a few rows or on ties, from the mean and variance of log x in each."""
+    """Which components [k] hold a few rows or ties only, by the mean and variance of log x."""
     share = n_points / n_points.sum()
     total = share @ variance + share @ (location - share @ location) ** 2
     degenerate = is_degenerate(*shares(variance, total, n_points), n_points, 3)

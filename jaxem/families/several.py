@@ -12,9 +12,10 @@ from jaxem.contract.units import Units
 
 @pytree_class
 class SeveralUnits(Units):
-    """Units of params that are a tuple, one entry per family. A subclass says how rows are moved.
+    """Units of params that are a tuple, one entry per family. A subclass says how rows change.
 
-    `each` holds the units of each family, in the order of the families.
+    Attributes:
+        each: the units of each family, in the order of the families.
     """
 
     each: tuple[Any, ...]
@@ -66,7 +67,7 @@ class Several(Conjugate, Family):
         return jnp.stack(flags).any() if flags else None
 
     def _latents(self, resp) -> tuple:
-        """The posterior of each family; None where it hides nothing, and for a random start."""
+        """The posterior of each family; None where it has no hidden variables, and for a start."""
         return (None,) * len(self.families) if resp is None else resp.parts
 
     def _zip(self, *trees: Any):

@@ -27,8 +27,10 @@ START_DF = 10.0
 class StudentTParams(NamedTuple):
     """The params of `StudentT`.
 
-    mean [k, d]. cov: the scale matrices, in the shapes of `GaussianParams`. df: the degrees of
-    freedom [k], or [] where they are shared.
+    Attributes:
+        mean: [k, d].
+        cov: the scale matrices, in the shapes of `GaussianParams`.
+        df: the degrees of freedom [k], or [] where they are shared.
     """
 
     mean: Any
@@ -43,8 +45,10 @@ ROLES = StudentTParams(LOCATION, COVARIANCE, UNITLESS)
 class Scale(Posterior):
     """The posterior of the hidden precision scale of each row: a gamma variable per component.
 
-    u [n, k] and log_u [n, k]: its expectation and that of its logarithm. gaussian: what the E-step
-    of the normal distribution adds.
+    Attributes:
+        u: the expected scale, [n, k].
+        log_u: the expected log of the scale, [n, k].
+        gaussian: the posterior of the normal distribution.
     """
 
     u: Any
@@ -67,10 +71,12 @@ class Scale(Posterior):
 
 
 class StudentTMoments(NamedTuple):
-    """The statistics of `StudentT`, with r the responsibilities.
+    """The expected sufficient statistics of `StudentT`, where r are the responsibilities.
 
-    count [k]: sum of r. gaussian: the statistics of the normal distribution with weights r u.
-    log_u [k]: sum of r (E log u - E u).
+    Attributes:
+        count: the sum of r, [k].
+        gaussian: the statistics of the normal distribution with weights r u.
+        log_u: the sum of r (E log u - E u), [k].
     """
 
     count: Any
@@ -114,7 +120,7 @@ class StudentT(Conjugate, Family):
     # --- E-step -----------------------------------------------------------------------------------
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
-        # Every row is weighted by its own u, so nothing can be summed ahead.
+        # Every row is weighted by its own u, so no sums can be computed ahead.
         return self.gaussian.prepare(x, None, centred)
 
     def e_step(self, params: Any, x: Any) -> EStep:

@@ -27,8 +27,9 @@ class RowError(ValueError):
 class Values(NamedTuple):
     """What a single value can be.
 
-    expected: its description, as an error message needs it. holds: x [n, ...] -> which rows or
-    entries are right.
+    Attributes:
+        expected: its description, as an error message needs it.
+        holds: a function of x [n, ...] that tells which rows or entries are right.
     """
 
     expected: str

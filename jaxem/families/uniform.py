@@ -16,7 +16,11 @@ from jaxem.numerics.tracing import is_traced
 class UniformParams(NamedTuple):
     """The params of `Uniform`.
 
-    low and high [k, d] ([k] for numbers): the corners of the box. Fits do not move them.
+    A fit does not move the box.
+
+    Attributes:
+        low: the lower corners of the boxes, [k, d], or [k] where rows are numbers.
+        high: the upper corners, of the same shape.
     """
 
     low: Any
@@ -24,7 +28,11 @@ class UniformParams(NamedTuple):
 
 
 class Count(NamedTuple):
-    """The expected number of rows of each component [k]."""
+    """The expected sufficient statistics of `Uniform`.
+
+    Attributes:
+        count: the expected number of rows of each component, [k].
+    """
 
     count: Any
 

@@ -22,8 +22,9 @@ SPHERE_TOLERANCE = 1e-3
 class VonMisesFisherParams(NamedTuple):
     """The params of `VonMisesFisher`.
 
-    mean [k, d]: unit vectors. concentration [k]: 0 is the uniform distribution; a large one is
-    about 1 / variance.
+    Attributes:
+        mean: the mean directions, unit vectors [k, d].
+        concentration: [k]; 0 is the uniform distribution, and a large one is about 1 / variance.
     """
 
     mean: Any
@@ -146,7 +147,10 @@ class VonMisesFisher(ExponentialFamily):
         return x
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        """A component on next to one direction: 1 - its mean length, relative to the others' and to the data's."""
+        """Whether nearly all rows of a component have the same direction.
+
+        The measure is 1 - mean length, relative to that of the data and of the other components.
+        """
         d = params.mean.shape[-1]
         length = self._length(params)
         variance = (d - 1) / (d - 1 + 2 * params.concentration)

@@ -1,1 +1,1 @@
-"""From a person to the engine and back: `fit`, `fit_restarts`, `fit_stream` and their relatives."""
+"""The functions that fit a model: `fit`, `fit_restarts`, `fit_stream` and what belongs to them."""

@@ -1,4 +1,4 @@
-"""Deterministic annealing: EM from flat responsibilities to sharp ones, as a way to start."""
+"""Deterministic annealing: a start from EM whose responsibilities go from flat to sharp."""
 
 from typing import Any
 
@@ -13,9 +13,11 @@ from jaxem.contract.posterior import as_resp, posterior_of
 from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs import arrays
 
-#: Measured on starts of the kind "rows", 64 each: Old Faithful (full, k 3), iris (diag, k 3), ruspini (spherical, k 4)
-#: and geyser (diag, k 4) reach the best optimum from 2, 28, 41, 39 of them, and with this from 39, 62, 58, 64. From 0.1
-#: on, normal components merge into one and stay there; iris (full, k 3) gains nothing.
+#: The exponents that `anneal` uses by default. They were measured on 64 starts of the kind "rows"
+#: each. Old Faithful (full, k = 3), iris (diag, k = 3), ruspini (spherical, k = 4) and geyser (diag,
+#: k = 4) reached the best optimum from 2, 28, 41 and 39 starts without annealing, and from 39, 62,
+#: 58 and 64 with it; iris (full, k = 3) gained nothing. If the exponents begin at 0.1, normal
+#: components merge into one and stay there.
 EXPONENTS = tuple(np.geomspace(0.5, 1.0, 6).round(3).tolist())
 
 
@@ -28,21 +30,36 @@ def anneal(
     n_steps: int = 5,
     weights: ArrayLike | None = None,
 ) -> Any:
-    """Params to start from: EM from `start` with responsibilities raised to each of `exponents` in turn.
+    """Make a start by deterministic annealing: EM with tempered responsibilities.
 
-    At an exponent b < 1 the E-step uses resp_ik proportional to (weights_k p(x_i | k))^b: the objective is smoothed,
-    and poor local maxima of it are passed by before they exist. At the last exponent, 1, it is EM. n_steps: at each.
-    Ueda and Nakano (1998), "Deterministic annealing EM algorithm". It is a start like any other: params in, params out,
-    and traceable, so `jax.vmap` over starts and `fit_restarts(start=...)` go together.
+    With an exponent b < 1 the E-step uses resp_ik proportional to (weights_k p(x_i | k))^b. This
+    smooths the objective, which has fewer poor local maxima then. With the exponent 1 it is EM.
+    Ueda and Nakano (1998), "Deterministic annealing EM algorithm".
 
-    Raises ValueError for exponents that are not in (0, 1], and for a model without discrete hidden values.
+    The function can be traced, so that `jax.vmap` over starts gives params for
+    `fit_restarts(start=...)`.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> params = jaxem.anneal(model, x, model.init(jax.random.key(0), x, kind="rows"))
-    >>> round(float(jaxem.fit(model, x, params).log_lik), 2)
-    -1130.26
+    Args:
+        model: a model with discrete hidden values.
+        x: rows [n, ...].
+        start: the params at which annealing begins.
+        exponents: numbers in (0, 1], used in turn.
+        n_steps: the number of EM steps at each exponent.
+        weights: sample weights [n]; None means that all are 1.
+
+    Returns:
+        Params from which a fit can start.
+
+    Raises:
+        ValueError: an exponent is not in (0, 1], or the model has no discrete hidden values.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> params = jaxem.anneal(model, x, model.init(jax.random.key(0), x, kind="rows"))
+        >>> round(float(jaxem.fit(model, x, params).log_lik), 2)
+        -1130.26
     """
     arrays.check_number("n_steps", n_steps, 1, whole=True)
     powers = np.atleast_1d(np.asarray(exponents, float))
@@ -54,7 +71,7 @@ def anneal(
     try:
         params = _anneal(data.inner, data.x, data.weights, start, levels)
     except NotImplementedError:
-        raise ValueError(f"model: {type(model).__name__} has no discrete hidden values to anneal over") from None
+        raise ValueError(f"model: expected one with discrete hidden values; got {type(model).__name__}") from None
     return data.frame.params_back(params)
 
 

@@ -1,4 +1,4 @@
-"""The data of a fit: checked, in one dtype, on the device or spread over many."""
+"""The data of a fit: checked rows and weights in one dtype, on one device or sharded over many."""
 
 import functools
 from typing import Any
@@ -19,40 +19,62 @@ from jaxem.numerics.devices import mesh_placement, on_mesh, placement_of, some_r
 from jaxem.numerics.tracing import is_traced
 
 
-def join_labels(model: Any, x: Any, labels: Any) -> Any:
-    """(model, x) with labels, if any, joined to the rows."""
+def join_labels(model: Any, x: Any, labels: Any) -> tuple[Any, Any]:
+    """Join labels to the rows, if there are any.
+
+    Args:
+        model: a model.
+        x: rows [n, ...].
+        labels: what is known of the hidden values (see `jaxem.fit`), or None.
+
+    Returns:
+        (a model for labelled rows, the labelled rows); without labels, the model and x as given.
+
+    Raises:
+        ValueError: the model has no hidden values that labels could name.
+    """
     check_model(model)
     if labels is None:
         return model, x
     try:
         return model.labelled(x, labels)
     except NotImplementedError:
-        raise ValueError(f"labels: {type(model).__name__} has no hidden value that rows could be labelled by") from None
+        raise ValueError(
+            f"labels: expected a model with hidden values that labels can name; got {type(model).__name__}"
+        ) from None
 
 
 class Data:
-    """Checked rows and weights of a fit in `dtype`.
+    """Checked rows and weights of a fit.
 
-    Rows on the host are moved to the coordinates of `frame` before they are rounded and placed: until `x` is asked
-    for, a start may still choose others.
+    Rows on the host are moved into the frame before they are rounded and placed on the device. This
+    happens when `x` is read for the first time; until then `choose_frame` may change the frame.
+
+    Args:
+        model: the model.
+        rows: the checked rows [n, ...].
+        weights: the checked weights [n].
+        dtype: the dtype of the fit.
+        traced: whether rows or weights must be left as they are: they are traced, or they are
+            sharded over devices.
     """
 
     def __init__(self, model: Any, rows: Any, weights: Any, dtype: Any, traced: bool = False) -> None:
         self.model, self.dtype, self.n, self.placement = model, dtype, arrays.n_rows(rows), None
         self.frame = Frame(Identity(), dtype)
         self.on_host = not traced and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
-        if not traced and model.additive:  # else a padded row would count
+        if not traced and model.additive:  # Without additive statistics, a padded row would count.
             rows, weights = arrays.pad_rows(rows, weights, arrays.bucket(self.n))
         self.rows, self.weights = rows, arrays.on_device(weights, dtype)
 
     def choose_frame(self, start: Any = None) -> None:
-        """The frame for the rows, where the host has them, and for a start."""
+        """Choose the frame for the rows and a start, if both are on the host."""
         if self.on_host and not is_traced(start):
             self.frame = Frame.of(self.model, self.rows, start, self.dtype)
 
     @property
     def inner(self) -> Any:
-        """The model in the frame."""
+        """The model with its hyperparameters in the frame."""
         return self.frame.model(self.model)
 
     @functools.cached_property
@@ -61,7 +83,7 @@ class Data:
         return self.frame.rows(self.rows)
 
     def result_back(self, result: Any) -> Any:
-        """A result (or many, with a leading axis) of a fit in the frame, in the data's units."""
+        """The result of a fit in the frame, or of many with a leading axis, in the data's units."""
         if not self.frame.moves:
             return result
         batch = bool(np.ndim(result.status))
@@ -73,7 +95,22 @@ class Data:
 
 
 def check_data(model: Any, x: Any, weights: Any, tol: Any, max_steps: Any, chunk_size: Any) -> Data:
-    """The data of a fit and its options, checked as far as their values are known."""
+    """Check the data and the options of a fit, as far as their values are known.
+
+    Args:
+        model: the model.
+        x: rows [n, ...].
+        weights: sample weights [n], or None.
+        tol: the option of `jaxem.fit`.
+        max_steps: the option of `jaxem.fit`.
+        chunk_size: the option of `jaxem.fit`.
+
+    Returns:
+        The data of the fit.
+
+    Raises:
+        ValueError: an argument is not usable; the message names it.
+    """
     check_model(model)
     arrays.check_number("tol", tol, 0)
     arrays.check_number("max_steps", max_steps, 0, whole=True, maximum=2**31 - 1)
@@ -101,7 +138,16 @@ def check_data(model: Any, x: Any, weights: Any, tol: Any, max_steps: Any, chunk
 
 
 def spread_data(model: Any, x: Any, weights: Any, placement: Any) -> Data:
-    """The data of a fit whose rows lie on many devices and stay there. Checks that need rows see some of them."""
+    """The data of a fit whose rows lie on many devices and stay there.
+
+    The checks of the model look at `SPREAD_SAMPLE` rows at most.
+
+    Args:
+        model: the model.
+        x: the rows [n, ...], sharded over devices.
+        weights: sample weights [n], or None.
+        placement: how the rows are sharded.
+    """
     dtype = jax.tree.leaves(x)[0].dtype
     x = on_mesh(x, placement, placement.of_rows)
     if not hasattr(weights, "sharding"):
@@ -122,7 +168,7 @@ def spread_data(model: Any, x: Any, weights: Any, placement: Any) -> Data:
 
 
 def _takes_missing(model, rows) -> bool:
-    """Whether NaN is data to the model."""
+    """Whether the model accepts NaN in its rows."""
     try:
         model.check_finite(jax.tree.map(lambda leaf: np.full_like(leaf[:1], np.nan), rows))
     except ValueError:
@@ -130,13 +176,13 @@ def _takes_missing(model, rows) -> bool:
     return True
 
 
-#: Rows, of those that are spread over devices, that the checks of a model look at.
+#: How many rows the checks of a model look at where the rows are sharded over devices.
 SPREAD_SAMPLE = 1 << 14
 
 
 @jax.jit
 def _sound(x, weights):
-    """Whether all rows in use are finite, and whether the weights are weights."""
+    """Whether all rows of positive weight are finite, and whether the weights are valid."""
     finite = [
         jnp.isfinite(jnp.where(weights.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, 0)).all()
         for leaf in jax.tree.leaves(x)
@@ -145,7 +191,16 @@ def _sound(x, weights):
 
 
 def check_start(model: Any, start: Any, data: Data, batch: bool = False) -> Any:
-    """`start` as arrays of the data's dtype, in the frame of the data (which it may choose)."""
+    """Check `start` and move it into the frame of the data, in their dtype.
+
+    A start on the host takes part in the choice of the frame.
+
+    Args:
+        model: the model.
+        start: params.
+        data: the data of the fit.
+        batch: whether the leaves of `start` have a leading axis of starts.
+    """
     if is_traced(start):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), start)
     start = as_params(model, start, "start")
@@ -160,21 +215,32 @@ def check_start(model: Any, start: Any, data: Data, batch: bool = False) -> Any:
 
 
 def shard_rows(x: Any, mesh: Mesh, weights: ArrayLike | None = None) -> tuple[Any, jax.Array]:
-    """(x, weights) with the rows spread over `mesh`, for `fit`, `fit_restarts` and anything else that takes weights.
+    """Shard rows and weights over the devices of a mesh.
 
-    x: rows [n, ...] (or a tuple of arrays); with several processes, the rows of this one. They are padded with rows of
-    weight 0 where they do not divide evenly. mesh: its axis "rows" (or its only axis) gets the rows; an axis "restarts"
-    deals out the starts of `fit_restarts`. weights: sample weights [n].
+    What it returns can be given to `fit`, `fit_restarts` and anything else that takes weights.
 
-    Raises ValueError for a mesh with other axes.
+    Args:
+        x: rows [n, ...] or a tuple of arrays; with several processes, the rows of this process.
+        mesh: a mesh of devices. The rows are sharded over its axis "rows" (or its only axis); the
+            starts of `fit_restarts` are divided over its axis "restarts", if there is one.
+        weights: sample weights [n]; None means that all are 1.
 
-    >>> import jax, jaxem
-    >>> mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
-    >>> x, weights = jaxem.shard_rows(jaxem.datasets.old_faithful(), mesh)
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), weights=weights, n_restarts=4)
-    >>> round(float(best.log_lik), 1)
-    -1130.3
+    Returns:
+        (x, weights) on the devices. Rows of weight 0 are added where the rows do not divide evenly.
+
+    Raises:
+        ValueError: the mesh has other axes.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
+        >>> x, weights = jaxem.shard_rows(jaxem.datasets.old_faithful(), mesh)
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> best, _ = jaxem.fit_restarts(
+        ...     model, x, jax.random.key(0), weights=weights, n_restarts=4
+        ... )
+        >>> round(float(best.log_lik), 1)
+        -1130.3
     """
     placement = mesh_placement(mesh)
     x = arrays.as_rows(x)

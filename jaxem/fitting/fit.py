@@ -1,4 +1,4 @@
-"""`fit`: from what a person gives to the loop, and back. `solve` is the compiled part, shared with restarts."""
+"""`fit` for a single start, and `run_fit`, which it shares with `fit_restarts`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,12 @@ from jaxem.inputs import arrays
 from jaxem.numerics.chunks import even_chunks
 from jaxem.numerics.tracing import is_traced
 
-#: Nats per unit of weight (per example). A slow fit gains about this much in each of its last hundreds of steps.
+#: The default of `tol`, in nats per unit of weight (per example). A slow fit gains about this much
+#: in each of its last hundreds of steps.
 DEFAULT_TOL = 1e-8
 DEFAULT_MAX_STEPS = 2000
 
-#: Length of the history where `max_steps` is traced and its value is not known.
+#: The length of the history where `max_steps` is traced, so that its value is not known.
 TRACED_HISTORY = 1024
 
 
@@ -42,32 +43,47 @@ def fit(
     progress: bool = False,
     checkpoint: Any = None,
 ) -> Result:
-    """Maximise the objective (log-likelihood + log prior) of `model` on `x`, beginning at `start`.
+    """Fit `model` to `x` from one start: maximise the objective, log-likelihood + log prior.
 
-    x: rows, [n, ...] (or a tuple of arrays with n rows each). start: params. weights: [n], a row of weight w counts
-    as w rows. labels: what is known of the hidden values, [n] of int (-1: unknown; an HMM's are [n, t]), or [n, k] of
-    bool (the values that each row allows) or of numbers >= 0 (prior responsibilities), see `jaxem.observed.labelled`.
-    algorithm: `EM()`, `SQUAREM()`, `Anderson()`, or `Gradient(optimizer)`.
-    tol: stop when a step gains less than this many nats per unit of weight (per example); gains below what the dtype
-    resolves always stop it. max_steps: M-steps at most.
-    chunk_size: rows per pass; with it nothing larger than chunk_size x k is ever stored, without it what does not
-    change is computed once and kept.
-    callback, progress, checkpoint: see `jaxem.engine.blocks`; the fit has the same bits with and without them.
+    `tol`, `max_steps`, `weights`, `start` and the hyperparameters of the model are traced: new
+    values compile nothing. `fit` itself can be compiled, vmapped and differentiated; its
+    derivatives are those of the fixed point (see `jaxem.engine.implicit`).
 
-    Returns a `Result` with the params, total log-likelihood in nats and a proper `status`. tol, max_steps, weights,
-    start and hyperparameters are traced: new values compile nothing. `fit` itself can be compiled, vmapped and
-    differentiated (implicitly, through the fixed point: see `jaxem.differentiation`).
+    Args:
+        model: the model.
+        x: rows [n, ...], or a tuple of arrays with n rows each.
+        start: params.
+        weights: [n]; a row of weight w counts as w rows. None means that all weights are 1.
+        labels: what is known of the hidden values (see `jaxem.observed.labelled`): int [n], -1
+            where a value is unknown, for an HMM [n, t]; or bool [n, k], the values that each row
+            allows; or prior responsibilities, numbers of at least 0, [n, k].
+        algorithm: `EM()`, `SQUAREM()`, `Anderson()` or `Gradient(optimizer)`.
+        tol: the fit stops when a step gains less than this many nats per unit of weight (per
+            example). It also stops at gains that are too small for the dtype to resolve.
+        max_steps: the largest number of M-steps.
+        chunk_size: the number of rows per chunk. With it, nothing larger than chunk_size x k is
+            stored. Without it, what does not change between iterations is computed once and kept.
+        callback: a function that is called with a `Progress` on the host after every block of
+            iterations. If it returns True, the fit ends with the status INTERRUPTED.
+        progress: whether to show a progress bar.
+        checkpoint: a path to which the state of the fit is written; a call with the same arguments
+            resumes from it. `callback`, `progress` and `checkpoint` do not change the result.
 
-    Raises ValueError for arguments that are unusable, and never because of how the fit went.
+    Returns:
+        A `Result` with the params, the total log-likelihood in nats and the status.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> result.message
-    'CONVERGED: the last step gained less than tol nats per unit of weight'
-    >>> round(float(result.log_lik), 2)
-    -1130.26
+    Raises:
+        ValueError: an argument is not usable. How a fit ends never raises: see `Result.status`.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> result.message
+        'CONVERGED: the last step gained less than tol nats per unit of weight'
+        >>> round(float(result.log_lik), 2)
+        -1130.26
     """
     model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
@@ -78,7 +94,11 @@ def fit(
 
 
 def one_of(fits: Result, index: Any) -> Result:
-    """One fit of many, taken on the host where that can be: on the device every shape is one more program."""
+    """One fit of many.
+
+    It is taken on the host where the values are known, because indexing on the device would
+    compile a program for every shape.
+    """
     if is_traced((fits, index)):
         return jax.tree.map(lambda leaf: leaf[index], fits)
 
@@ -105,9 +125,26 @@ def run_fit(
     screening: Any = (),
     alone: bool = False,
 ) -> Result:
-    """Fits from `starts`, or from those that `make_starts` makes with `key`: every number traced, carried back.
+    """Run the fits of a model from many starts and return their results in the data's units.
 
-    alone: there is one start, and the result has no axis for it.
+    Args:
+        model: the model, with labels joined.
+        data: the checked data, a `Data`.
+        algorithm: the algorithm.
+        tol: the option of `fit`.
+        max_steps: the option of `fit`.
+        chunk_size: the option of `fit`.
+        starts: params in the frame of the data, with a leading axis of starts; or None.
+        key: the random key for `make_starts`.
+        make_starts: (model, units, x, weights, key) -> starts, run inside the compiled program,
+            where `starts` is None.
+        n_lanes: the number of fits that run side by side.
+        monitor: callback, progress bar and checkpoint.
+        screening: pairs (steps, the share of the fits that go on after so many steps).
+        alone: whether there is one start, and the result has no axis for it.
+
+    Raises:
+        ValueError: an argument is not usable.
     """
     arrays.check_algorithm(algorithm)
     if algorithm.needs_statistics and not model.additive:
@@ -129,25 +166,35 @@ def run_fit(
     call = inner, data.x, data.weights, algorithm, *limits, starts, key, plan
     if is_traced(call[:-1]):
         monitor.refuse_trace()
-        # Where neither model nor data are traced nobody differentiates, and there is less to compile.
+        # Without a traced model or traced data there are no derivatives, and less is compiled.
         result = solve(*call, differentiable=is_traced((inner, data.x, data.weights)))
         return result._replace(history=result.history[..., :length])
     if monitor.callback or monitor.progress:
         monitor = monitor._replace(volume=data.frame.volume(data.weights))
     result = solve_in_blocks(*call, monitor=monitor)
-    # Cut on the host: slicing on the device would compile a program for every max_steps.
+    # The history is cut on the host: slicing on the device would compile a program per max_steps.
     result = result._replace(history=jax.device_put(np.asarray(result.history)[..., :length]))
     if data.placement is not None and alone:
-        result = jax.device_put(jax.tree.map(np.asarray, result))  # off the mesh
+        result = jax.device_put(jax.tree.map(np.asarray, result))  # The result leaves the mesh.
     elif data.placement is not None:
-        # Groups of devices that do restarts of their own have the same number of them each.
+        # All groups of devices get the same number of restarts, so some may have been added.
         n_fits = plan.make_starts.n if plan.make_starts is not None else arrays.n_rows(starts)
         result = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_fits], result)
     return data.result_back(result)
 
 
 def raise_if_failed(result: Result) -> None:
-    """Raise RuntimeError with the status's message unless the fit ended at a finite, proper point (host side)."""
+    """Raise an error unless a fit, or every fit of many, has a proper status.
+
+    It works on the host, outside of compiled code.
+
+    Args:
+        result: what `fit` or `fit_restarts` returned.
+
+    Raises:
+        RuntimeError: a status is not proper (SCREENED, DEGENERATE or NONFINITE); the message says
+            what the status means.
+    """
     for status in np.atleast_1d(np.asarray(result.status)):
         if Status(int(status)) not in PROPER:
             raise RuntimeError(f"{Status(int(status)).name}: {Status(int(status)).message}")

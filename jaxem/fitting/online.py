@@ -1,4 +1,4 @@
-"""Online EM over a stream, and going on with new data batch by batch."""
+"""Online EM: over a stream (`follow_stream`), and with new rows batch by batch (`fit_partial`)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -24,10 +24,17 @@ from jaxem.numerics.tracing import is_traced
 
 
 class Trail(NamedTuple):
-    """Where online EM is. stats: mean statistics per unit of weight. n_steps: batches so far.
+    """The state of online EM between two batches.
 
-    average: the sum of `stats` over the n_averaged batches of this pass. log_lik, weight: sums over them, each batch's
-    log-likelihood under the params it met.
+    Attributes:
+        params: the current params, in standard units.
+        stats: the current mean statistics per unit of weight.
+        n_steps: the number of batches so far.
+        average: the sum of `stats` over the batches of this pass.
+        n_averaged: the number of batches of this pass.
+        log_lik: the sum over the batches of this pass of their log-likelihoods, in nats, each at
+            the params before its update.
+        weight: the total weight of the batches of this pass.
     """
 
     params: Any
@@ -48,7 +55,10 @@ def _begin(problem: Problem, params) -> Trail:
 
 @jax.jit
 def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail:
-    """The trail after the rows of a problem, batch by batch; total: the weight that statistics are scaled to."""
+    """The trail after the rows of a problem, batch by batch.
+
+    The M-step gets the mean statistics times `total`.
+    """
     rows, weights = cut_rows(problem.rows, problem.weights, min(algorithm.batch_size, len(problem.weights)))
 
     def step(trail: Trail, batch):
@@ -68,7 +78,7 @@ def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail
             trail.log_lik + log_lik,
             trail.weight + weight,
         )
-        # A batch that holds nothing, or that would lead out of the parameter space, is left out.
+        # A batch without weight, or one that would give values that are not finite, is left out.
         taken = (weight > 0) & all_finite((params, new_stats, log_lik))
         return choose(taken, new, trail), None
 
@@ -76,14 +86,14 @@ def _follow(problem: Problem, algorithm: OnlineEM, trail: Trail, total) -> Trail
 
 
 def _new_pass(trail: Trail) -> Trail:
-    """The trail with nothing summed yet of this pass."""
+    """The trail before a pass: its sums over the batches of a pass are 0."""
     none = jax.tree.map(jnp.zeros_like, trail)
     return trail._replace(**{name: getattr(none, name) for name in ("average", "n_averaged", "log_lik", "weight")})
 
 
 @jax.jit
 def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
-    """The params of a pass."""
+    """The params after a pass: from averaged statistics if the algorithm asks for them."""
     if not algorithm.averaged:
         return trail.params
     mean = jax.tree.map(lambda leaf: total * leaf / jnp.maximum(trail.n_averaged, 1), trail.average)
@@ -92,7 +102,24 @@ def _averaged(problem: Problem, algorithm: OnlineEM, trail: Trail, total):
 
 
 def follow_stream(stream: Any, algorithm: OnlineEM, tol: Any, max_steps: Any, monitor: Any) -> Result:
-    """Passes of online EM until one gains less than tol per unit of weight over the last, then one look at the end."""
+    """Passes of online EM over a stream, and one evaluation of all rows at the end.
+
+    It stops when a pass gains at most `tol` per unit of weight over the pass before.
+
+    Args:
+        stream: the `StreamData` of the fit.
+        algorithm: the online algorithm.
+        tol: in nats per unit of weight.
+        max_steps: the largest number of passes.
+        monitor: callback, progress bar and checkpoint.
+
+    Returns:
+        The result. Its `history` holds, for each pass, the sum of the batches' log-likelihoods, in
+        nats, each at the params before the batch.
+
+    Raises:
+        SourceError: the source failed; its `result` holds the fit so far, with a `log_lik` of NaN.
+    """
     problem = stream.problem()
     total = jnp.asarray(stream.source.total_weight, stream.dtype)
     trail, history, n_passes = _begin(problem, stream.start), np.full(max_steps, np.nan, stream.dtype), 0
@@ -140,7 +167,15 @@ def _result(stream, algorithm, trail, total, history, n_passes, status, look=Tru
 
 
 class OnlineState(NamedTuple):
-    """A model that goes on learning. params: those to use now, in the data's units. The rest is what it remembers."""
+    """The state of a fit that goes on batch by batch (see `fit_partial`).
+
+    Attributes:
+        params: the current params, in the data's units.
+        trail: the state of online EM, in standard units.
+        units: the standard units, which the rows of the first call have set.
+        origin: the units of the frame, which the rows of the first call have set.
+        total_weight: the total weight of all rows so far.
+    """
 
     params: Any
     trail: Trail
@@ -157,19 +192,32 @@ def fit_partial(
     weights: ArrayLike | None = None,
     algorithm: OnlineEM = OnlineEM(),  # noqa: B008  (immutable)
 ) -> OnlineState:
-    """Go on with new rows: `state` is what the last call returned, or params to start from.
+    """Go on with new rows, by online EM. Each row is used once.
 
-    x, weights: new rows, looked at once, in batches of `algorithm.batch_size`. The first call's rows set the standard
-    units, so they should be representative. `state.params` are the params after them.
+    The rows of the first call set the standard units, so they should be representative.
 
-    >>> import jax, jaxem
-    >>> x = jax.random.permutation(jax.random.key(1), jaxem.datasets.old_faithful())
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> state = model.init(jax.random.key(0), x)
-    >>> for batch in (x[:100], x[100:200], x[200:]):
-    ...     state = jaxem.fit_partial(model, batch, state)
-    >>> bool(model.log_prob(state.params, x).mean() > -4.3)
-    True
+    Args:
+        model: a model with additive statistics.
+        x: new rows [n, ...], which are taken in batches of `algorithm.batch_size`.
+        state: what the last call returned, or params to start from.
+        weights: sample weights [n]; None means that all are 1.
+        algorithm: the online algorithm.
+
+    Returns:
+        The new state; `state.params` are the params after these rows.
+
+    Raises:
+        ValueError: an argument is not usable, or the model has no additive statistics.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.random.permutation(jax.random.key(1), jaxem.datasets.old_faithful())
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> state = model.init(jax.random.key(0), x)
+        >>> for batch in (x[:100], x[100:200], x[200:]):
+        ...     state = jaxem.fit_partial(model, batch, state)
+        >>> bool(model.log_prob(state.params, x).mean() > -4.3)
+        True
     """
     data = check_data(model, x, weights, 0, 0, None)
     if not model.additive:
@@ -188,7 +236,7 @@ def fit_partial(
 
 @jax.jit
 def _problem(model, x, weights, start, units):
-    """(problem, trail that is to begin at start or None)."""
+    """The problem of new rows, and the trail that begins at `start`, or None without a start."""
     units = model.units(x, weights) if start is not None else units
     total = weights.sum()
     problem = Problem(units.model(model), x, weights, units, total, total)

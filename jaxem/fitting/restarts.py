@@ -1,4 +1,4 @@
-"""Many starts in one compiled program, each with its own end; the best proper one wins."""
+"""Fits from many starts in one compiled program; the best proper one is chosen."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -21,15 +21,20 @@ from jaxem.numerics.chunks import map_in_batches
 from jaxem.numerics.hardware import hardware
 from jaxem.numerics.tracing import is_traced
 
-#: Fits side by side in the loop at least, however many components they have.
+#: At least this many fits run side by side in the loop, however many components they have.
 MIN_LANES = 8
 
-#: Starts look at no more rows than this, drawn at random in proportion to their weights.
+#: Starts are made from at most this many rows, drawn at random in proportion to their weights.
 START_ROWS = 20_000
 
 
 class Restarts(NamedTuple):
-    """best: the best finite, proper fit. all: every fit, leaves [r, ...], in the order of the starts."""
+    """The fits from many starts.
+
+    Attributes:
+        best: the best fit (see `fit_restarts`).
+        all: every fit, with leaves [r, ...], in the order of the starts.
+    """
 
     best: Result
     all: Result
@@ -55,21 +60,44 @@ def fit_restarts(
 ) -> Restarts:
     """Fit `model` from many starts side by side, and return all fits and the best.
 
-    start: None cycles through the model's kinds of random start (`model.start_kinds`), one name uses only that kind,
-    and params with a leading axis are taken as they are. Restart r depends on `key` and r alone, not on how many
-    there are. screening: a `Screening`, to go on with the most promising starts alone. The other arguments are those
-    of `fit`.
+    The best is the fit with the highest objective among those whose status is proper. A fit with a
+    collapsed component (DEGENERATE) may have a higher objective, but it is never the best one while
+    a proper fit exists. If there is none, the failed fit with the highest objective is returned,
+    with its status. A fit that fails does not change the others.
 
-    The best is the fit with the highest objective among those whose status is proper: a collapsed component
-    (DEGENERATE) may score higher and does not win; only if no start is left is a failed one returned, with its
-    status. No start that dies changes another.
+    Args:
+        model: the model.
+        x: rows [n, ...], or a tuple of arrays with n rows each.
+        key: a random key; it may be None where `start` is params.
+        n_restarts: the number of starts; by default 1, or the number of those in `start`.
+        start: None uses the model's kinds of random start (`model.start_kinds`) in turn; the name
+            of a kind uses this kind alone; params with a leading axis are used as starts. Random
+            start r depends only on `key` and r, not on the number of starts.
+        weights: as in `fit`.
+        labels: as in `fit`.
+        algorithm: as in `fit`.
+        tol: as in `fit`.
+        max_steps: as in `fit`.
+        chunk_size: as in `fit`.
+        screening: a `Screening`, which goes on with the most promising starts only; None runs every
+            start to its end.
+        callback: as in `fit`.
+        progress: as in `fit`.
+        checkpoint: as in `fit`.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
-    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=16)
-    >>> round(float(best.log_lik), 1), every.status.shape
-    (-1126.3, (16,))
+    Returns:
+        The best fit and all fits.
+
+    Raises:
+        ValueError: an argument is not usable.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+        >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=16)
+        >>> round(float(best.log_lik), 1), every.status.shape
+        (-1126.3, (16,))
     """
     model, x = join_labels(model, x, labels)
     data = check_data(model, x, weights, tol, max_steps, chunk_size)
@@ -85,7 +113,7 @@ def fit_restarts(
         starts = {"starts": check_start(model, start, data, batch=True)}
         given = arrays.n_rows(start)
         if n_restarts not in (None, given):
-            raise ValueError(f"n_restarts: start holds {given} starts; got {n_restarts!r}")
+            raise ValueError(f"n_restarts: expected {given}, the number of starts in start; got {n_restarts!r}")
         n_restarts = given
     monitor = Monitor.of(callback, progress, checkpoint)
     options = dict(n_lanes=lanes_for(model), monitor=monitor, screening=_ladder(screening))
@@ -104,21 +132,36 @@ def subsampled_starts(
     weights: ArrayLike | None = None,
     **options: Any,
 ) -> Any:
-    """The best optima of n_restarts fits of n_rows rows, stacked, as `start` for fits of all rows.
+    """Starts for fits of many rows: the best optima of fits of few rows.
 
-    Where rows are many, restarts belong on few of them: what tells a good optimum from a bad one shows there, and a
-    fit of all rows that begins at it is near its end. The rows are drawn at random without replacement. n_kept: so
-    many different optima are kept, best first; fewer if there are no more. The other arguments are those of
-    `fit_restarts`. x: an array or memmap of rows, or a tuple of them.
+    The difference between good and bad optima shows on a subsample already, and a fit of all rows
+    that starts at a good one is near its end. The rows are drawn at random without replacement.
 
-    Raises ValueError where n_rows is more than there are.
+    Args:
+        model: the model.
+        x: an array or memmap of rows [n, ...], or a tuple of them.
+        key: a random key.
+        n_rows: the number of rows to draw.
+        n_restarts: the number of starts on these rows.
+        n_kept: the largest number of different optima to keep.
+        weights: sample weights [n]; None means that all are 1.
+        **options: further arguments of `fit_restarts`.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> starts = jaxem.subsampled_starts(model, x, jax.random.key(0), 100, n_restarts=8)
-    >>> round(float(jaxem.fit_restarts(model, x, jax.random.key(0), start=starts).best.log_lik), 1)
-    -1130.3
+    Returns:
+        Params with a leading axis, best optimum first, for `start` of `fit_restarts`. There are
+        fewer than `n_kept` where the fits found fewer optima.
+
+    Raises:
+        ValueError: an argument is not usable, for instance if `n_rows` is more than n.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> starts = jaxem.subsampled_starts(model, x, jax.random.key(0), 100, n_restarts=8)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), start=starts)
+        >>> round(float(best.log_lik), 1)
+        -1130.3
     """
     n = arrays.n_rows(x)
     arrays.check_number("n_rows", n_rows, 1, maximum=n, whole=True)
@@ -137,18 +180,27 @@ def subsampled_starts(
 
 
 class Screening(NamedTuple):
-    """A ladder of short runs: after each of `steps`, only the share `keep` of the fits under way goes on.
+    """A rule that stops unpromising fits early, for `fit_restarts`.
 
-    It costs a fraction of running every start to its end, and it can lose the best optimum: what leads after a few
-    steps need not win. Those left out have the status SCREENED and the params they had reached.
-    (The emEM of Biernacki, Celeux and Govaert 2003 is a ladder of one rung.)
+    It costs a fraction of running every start to its end. It can lose the best optimum, because the
+    fit with the highest objective after a few steps need not be the best in the end. The fits that
+    are left out have the status SCREENED and the params that they had reached. With a single number
+    of steps it is the emEM of Biernacki, Celeux and Govaert (2003).
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
-    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=64, screening=jaxem.Screening())
-    >>> round(float(best.log_lik), 1), int((every.status == jaxem.Status.SCREENED).sum()) > 40
-    (-1126.3, True)
+    Attributes:
+        steps: numbers of steps, in rising order, after which fits are compared.
+        keep: the share of the fits under way, in (0, 1], that goes on after each comparison: those
+            with the highest objectives.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+        >>> best, every = jaxem.fit_restarts(
+        ...     model, x, jax.random.key(0), n_restarts=64, screening=jaxem.Screening()
+        ... )
+        >>> round(float(best.log_lik), 1), int((every.status == jaxem.Status.SCREENED).sum()) > 40
+        (-1126.3, True)
     """
 
     steps: tuple[Any, ...] = (5, 15, 40)
@@ -156,6 +208,7 @@ class Screening(NamedTuple):
 
 
 def _ladder(screening) -> tuple:
+    """The pairs (steps, share that goes on) of a screening, checked."""
     if screening is None:
         return ()
     if not isinstance(screening, Screening):
@@ -170,15 +223,20 @@ def _ladder(screening) -> tuple:
 
 
 def lanes_for(model: Any) -> int:
-    """How many fits to run side by side: a number that does not depend on how many there are."""
+    """How many fits to run side by side. It does not depend on the number of starts."""
     device = hardware()
     k = getattr(model, "n_components", 1)
     return int(np.clip(device.lane_components // k, MIN_LANES, device.max_lanes))
 
 
 def best_of(fits: Result) -> Any:
-    """Index of the highest objective among the proper fits; among all finite ones if none is proper."""
-    module = jnp if is_traced(fits) else np  # a handful of small programs would be compiled on the host
+    """The index of the proper fit with the highest objective; of any finite fit if none is proper.
+
+    Args:
+        fits: many fits, with leaves [r, ...].
+    """
+    # NumPy is used where the values are known, because jnp would compile several small programs.
+    module = jnp if is_traced(fits) else np
     status, objective = module.asarray(fits.status), module.asarray(fits.objective)
     proper = module.isin(status, np.asarray(PROPER))
     finite = module.isfinite(objective)
@@ -188,7 +246,12 @@ def best_of(fits: Result) -> Any:
 
 
 class StartMaker(NamedTuple):
-    """n starts of the given kinds (indices into `model.start_kinds`) in turn, made inside the compiled program."""
+    """A function that makes random starts inside the compiled program.
+
+    Attributes:
+        kinds: the kinds of start to use in turn, as indices into `model.start_kinds`.
+        n: the number of starts.
+    """
 
     kinds: tuple[Any, ...]
     n: int
@@ -203,7 +266,14 @@ class StartMaker(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """A group of fits that ended at the same objective."""
+    """A group of fits that ended at the same objective.
+
+    Attributes:
+        objective: the highest objective of the group, total in nats.
+        n_restarts: the number of fits in the group.
+        restarts: the indices of these fits.
+        statuses: how many fits have which status, by name.
+    """
 
     objective: float
     n_restarts: int
@@ -211,17 +281,25 @@ class Optimum(NamedTuple):
     statuses: dict
 
 
-def optima(fits: Result, atol: Any = None) -> list[Optimum]:
-    """The different optima that restarts reached, best first: how many found each, and with which status.
+def optima(fits: Result, atol: float | None = None) -> list[Optimum]:
+    """The different optima that restarts reached, best first, with the fits that reached each.
 
-    Two finite fits belong together when their objectives differ by at most `atol` nats (by default what the stopping
-    rule and the dtype leave open: 1e-3, or 1e-5 of the objective in float32).
+    A finite fit belongs to an optimum if its objective is at most `atol` below the highest one of
+    the group. Fits that are not finite join the last group.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> fits = jaxem.fit_restarts(jaxem.gaussian_mixture(2), x, jax.random.key(0), n_restarts=16).all
-    >>> jaxem.optima(fits)[0].n_restarts
-    16
+    Args:
+        fits: many fits, such as `fit_restarts(...).all`.
+        atol: in nats, total. The default is what the stopping rule and the dtype leave open: 1e-3,
+            or 100 times the resolution of the dtype relative to the largest objective (1e-5 of it
+            in float32) if that is more.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> fits = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=16).all
+        >>> jaxem.optima(fits)[0].n_restarts
+        16
     """
     objective = np.asarray(fits.objective, np.float64)
     status = np.asarray(fits.status)

@@ -1,4 +1,4 @@
-"""What the E-step of a hidden Markov model expects: the posterior over paths of states, and its statistics."""
+"""The posterior of a hidden Markov model over paths of states, and the expectations under it."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,10 +15,16 @@ from jaxem.latent import forward_backward
 
 
 class Potentials(NamedTuple):
-    """A posterior over paths: p(z | x) = initial[z_1] prod transition prod exp(log_density) / exp(log_norm).
+    """A posterior over paths of states, as the factors of its density.
 
-    initial [k], transition [k, k], log_density [n, t, k] (0 beyond the end of a sequence), log_norm [n], and the
-    lengths of the sequences [n], or None where all are t long.
+    p(z | x) = initial[z_1] prod_t transition[z_t-1, z_t] prod_t exp(log_density_t[z_t]) / p(x)
+
+    Attributes:
+        initial: the probabilities of the first state, [k].
+        transition: [k, k], where row i holds the probabilities of the state that follows state i.
+        log_density: log p(x_t | z_t) [n, t, k], in nats; it is 0 beyond the end of a sequence.
+        log_norm: log p(x) [n], in nats, one number for each sequence.
+        lengths: the lengths of the sequences [n], or None where every length is t.
     """
 
     initial: Any
@@ -28,7 +34,10 @@ class Potentials(NamedTuple):
     lengths: Any = None
 
     def chain(self) -> tuple:
-        """(initial, transition, log_density [t, n, k], mask [t, n] or None), as the recursions take them."""
+        """The arguments of the recursions: (initial, transition, log_density, mask).
+
+        log_density is [t, n, k] here. The mask [t, n] is True inside a sequence, or it is None.
+        """
         density = self.log_density.swapaxes(0, 1)
         return self.initial, self.transition, density, inside(self.lengths, len(density))
 
@@ -37,10 +46,12 @@ class Potentials(NamedTuple):
 class ChainPosterior(Posterior):
     """The expected latent variables of n sequences.
 
-    posterior [n, t, k]: p(z_t | x), 0 beyond the end. transitions [n, k, k]: expected number of each.
-    emission: the posterior of what the emissions have hidden of their own, or None. potentials: the whole distribution
-    over paths; only entropy, divergence, the most probable path and draws need it, so that a `ChainPosterior` made by
-    hand may leave it out.
+    Attributes:
+        posterior: p(z_t | x) [n, t, k]; it is 0 beyond the end of a sequence.
+        transitions: the expected number of transitions from each state to each state, [n, k, k].
+        emission: the posterior of the hidden variables that the emissions have themselves, or None.
+        potentials: the whole distribution over paths. Only the entropy, the divergence, the most
+            probable path and draws need it, so a `ChainPosterior` made by hand may leave it out.
     """
 
     posterior: Any
@@ -52,7 +63,7 @@ class ChainPosterior(Posterior):
         return self.posterior
 
     def assignment_entropy(self) -> jax.Array:
-        """The entropy of the path of states [n], in nats."""
+        """The entropy of the whole path of states [n], in nats."""
         return -self._expected_log(self)
 
     def entropy(self) -> jax.Array:
@@ -64,7 +75,7 @@ class ChainPosterior(Posterior):
         return own if self.emission is None else own + self._over_states(self.emission.kl(other.emission))
 
     def hardened(self) -> Any:
-        """All of the probability on the most probable path (Viterbi), and the logarithm of its probability [n]."""
+        """All probability on the most probable path (Viterbi), and its log probability [n]."""
         potentials = self._known(self)
         initial, transition, log_density, mask = potentials.chain()
         path, log_joint = forward_backward.viterbi(initial, transition, log_density, mask)
@@ -75,7 +86,13 @@ class ChainPosterior(Posterior):
         return hard, log_joint - potentials.log_norm
 
     def draw(self, key: jax.Array) -> Any:
-        """Paths of states drawn from the posterior, [n, t] of int; -1 beyond the end of a sequence."""
+        """Paths of states drawn from the posterior, [n, t] of int.
+
+        The numbers beyond the end of a sequence are -1.
+
+        Raises:
+            NotProvidedError: the posterior has no potentials.
+        """
         initial, transition, log_density, mask = self._known(self).chain()
         path = forward_backward.draw_path(key, initial, transition, log_density)
         return (path if mask is None else jnp.where(mask, path, -1)).T
@@ -86,7 +103,7 @@ class ChainPosterior(Posterior):
         return (self.posterior * from_time_rows(values, n, t)).sum((1, 2))
 
     def _expected_log(self, other):
-        """E_q[log p(z | x)] [n], q this posterior and p the other's potentials."""
+        """E_q[log p(z | x)] [n], where q is this posterior and p has the potentials of `other`."""
         potentials = self._known(other)
         density = jnp.where(self.posterior > 0, self.posterior * potentials.log_density, 0).sum((1, 2))
         first = xlogy(self.posterior[:, 0], potentials.initial).sum(-1)

@@ -1,12 +1,14 @@
-"""Exact inference in a hidden Markov chain, from the densities of the observations under each state.
+"""Exact inference in a hidden Markov chain, given the densities of observations in each state.
 
-All functions are time-major: log_density [t, n, k] for n sequences side by side, initial [k], transition [k, k].
-An observation that says nothing (beyond the end of a sequence) has log density 0 under every state.
+All functions take time as the first axis: log_density [t, n, k] for n sequences side by side,
+initial [k], transition [k, k]. An observation without information (one beyond the end of a
+sequence) has log density 0 under every state.
 
-The recursions work on scaled probabilities (Rabiner 1989, section V.A; Bishop 2006, section 13.2.4), where a step is
-one small product. On one core 64 sequences x 1,000 steps x 8 states in float64 take 8 ms so, and 70 ms as sums of
-logarithms. Probabilities below the smallest number of the dtype are lost on the way; that does no harm unless a
-transition is (nearly) forbidden, so where both happen the same quantities are computed from logarithms instead.
+The recursions work on scaled probabilities (Rabiner 1989, section V.A; Bishop 2006, section
+13.2.4), where a step is one small product. On one core, 64 sequences of 1,000 steps with 8 states
+take 8 ms in float64 this way, and 70 ms as sums of logarithms. Probabilities below the smallest
+number of the dtype are lost. This does no harm unless a transition is forbidden, or nearly so;
+where both happen, the same quantities are computed from logarithms instead.
 """
 
 from functools import partial
@@ -16,15 +18,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-#: Up to this many states a product with the transition matrix is written out as multiply-adds: measured against a
-#: matrix product inside a scan on CPU, 2.5 times as fast for 8 states, equal for 16, and lanes of restarts fuse.
+#: Up to this many states, a product with the transition matrix is written out as multiply-adds.
+#: This was measured against a matrix product inside a scan on CPU: it is 2.5 times as fast for 8
+#: states and equally fast for 16, and the lanes of the restarts fuse.
 UNROLLED_STATES = 16
 
 METHODS = ("auto", "scan", "associative_scan")
 
 
 class Smoothed(NamedTuple):
-    """log_norm [n]: log p(x). posterior [t, n, k]: p(z_t | x). transitions [n, k, k]: expected number of each."""
+    """The result of the forward-backward recursion.
+
+    Attributes:
+        log_norm: log p(x) [n], in nats, one number for each sequence.
+        posterior: p(z_t | x) [t, n, k].
+        transitions: the expected number of transitions from each state to each state, [n, k, k].
+    """
 
     log_norm: Any
     posterior: Any
@@ -32,11 +41,24 @@ class Smoothed(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def smooth(initial: Any, transition: Any, log_density: jax.Array, mask: Any = None, method: str = "auto") -> Smoothed:
-    """Forward-backward. mask [t, n]: False beyond the end of a sequence, where log_density must be 0 (None: nowhere).
+def smooth(
+    initial: jax.Array,
+    transition: jax.Array,
+    log_density: jax.Array,
+    mask: jax.Array | None = None,
+    method: str = "auto",
+) -> Smoothed:
+    """The forward-backward recursion over the states of n sequences.
 
-    method: "scan" runs over time, "associative_scan" multiplies transition matrices in a tree of depth log2 t (k times
-    the work); both agree to rounding. "auto": see `choose`.
+    Args:
+        initial: the probabilities of the first state, [k].
+        transition: the transition probabilities, [k, k].
+        log_density: log p(x_t | z_t) [t, n, k], in nats.
+        mask: [t, n] of bool, False beyond the end of a sequence, where log_density must be 0. None
+            stands for True everywhere.
+        method: "scan" runs over time; "associative_scan" multiplies transition matrices in a tree
+            of depth log2(t), which is k times the work. Both agree up to rounding. "auto" chooses
+            by the device, see `choose`.
     """
     args = jax.tree.map(lambda leaf: leaf[None], (initial, transition, log_density, mask))
     return jax.tree.map(lambda leaf: leaf[0], _GUARDED[choose(method)](*args))
@@ -44,7 +66,8 @@ def smooth(initial: Any, transition: Any, log_density: jax.Array, mask: Any = No
 
 @smooth.defjvp
 def _smooth_jvp(method, primals, tangents):
-    # Fisher's identity: the derivative of log p(x) is the expectation of that of log p(x, z). It has no recursion.
+    # Fisher's identity: the derivative of log p(x) is the expectation of the derivative of
+    # log p(x, z). It needs no recursion.
     initial, transition, log_density, mask = primals
     d_initial, d_transition, d_density = tangents[:3]
     d_density = jnp.where(jnp.isfinite(log_density), d_density, 0)
@@ -61,11 +84,13 @@ def _smooth_jvp(method, primals, tangents):
     return out, Smoothed(d_norm, *rest[1:])
 
 
-def choose(method: str) -> Any:
-    """ "auto": the scan on CPU, where a step costs well under a microsecond; elsewhere a step is some kernel launches.
+def choose(method: str) -> str:
+    """The method that "auto" stands for on this device; any other method is returned unchanged.
 
-    Measured on CPU, one sequence of 100,000 in float64 (forward and backward): scan 12 ms against 120 ms for the
-    associative scan with 2 states, and 40 against 2,000 with 8.
+    On CPU it is the scan, where a step costs well under a microsecond. On other devices it is the
+    associative scan, since a step of a scan costs several kernel launches there. Measured on CPU
+    (one sequence of 100,000 steps in float64, forward and backward), the scan takes 12 ms and the
+    associative scan 120 ms with 2 states; with 8 states they take 40 ms and 2,000 ms.
     """
     if method != "auto":
         return method
@@ -76,11 +101,11 @@ def _reciprocal(x):
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
 
 
-# --- scaled probabilities --------------------------------------------------------------------------------------------
+# --- scaled probabilities -------------------------------------------------------------------------
 
 
 def _product(rows, matrix) -> jax.Array:
-    """rows [..., k] times matrix [k, k]."""
+    """The product of rows [..., k] and a matrix [k, k]."""
     k = matrix.shape[0]
     if k > UNROLLED_STATES:
         return jnp.dot(rows, matrix, precision=lax.Precision.HIGHEST)
@@ -88,13 +113,19 @@ def _product(rows, matrix) -> jax.Array:
 
 
 def _normalized(probabilities):
-    """Over their sum: it is 1 but for rounding, which would add up over 100,000 steps."""
+    """Probabilities divided by their sum.
+
+    The sum is 1 except for rounding errors, which would add up over 100,000 steps.
+    """
     total = probabilities.sum(-1, keepdims=True)
     return probabilities / jnp.where(total > 0, total, 1)
 
 
 def _updated(predicted, density):
-    """(p(z_t | x_1..t), p(x_t | x_1..t-1)); where x_t is impossible under every state it is taken to say nothing."""
+    """One step of the filter: (p(z_t | x_1..t) [..., k], p(x_t | x_1..t-1) [...]).
+
+    Where x_t is impossible under every state, the predicted probabilities are kept.
+    """
     joint = predicted * density
     total = joint.sum(-1, keepdims=True)
     possible = total > 0
@@ -102,7 +133,7 @@ def _updated(predicted, density):
 
 
 def _filter_scan(initial, transition, density):
-    """(filtered, predicted [t, n, k], scale [t, n])."""
+    """The forward recursion: (filtered [t, n, k], predicted [t, n, k], scale [t, n])."""
 
     def step(predicted, density):
         filtered, scale = _updated(predicted, density)
@@ -112,7 +143,10 @@ def _filter_scan(initial, transition, density):
 
 
 def _smooth_scan(transition, filtered, predicted, counted):
-    """(posterior [t, n, k], transitions [n, k, k]); counted [t - 1, n]: 1 where a transition is inside a sequence."""
+    """The backward recursion: (posterior [t, n, k], expected transitions [n, k, k]).
+
+    counted [t - 1, n] is 1 where a transition is inside a sequence, else 0; it may be None.
+    """
 
     def step(carry, x):
         later, total = carry
@@ -129,7 +163,7 @@ def _smooth_scan(transition, filtered, predicted, counted):
 
 
 def _scaled(method, initial, transition, log_density, mask):
-    """(Smoothed, whether probabilities that may matter were lost)."""
+    """The result from scaled probabilities, and whether probabilities that may matter were lost."""
     top = lax.stop_gradient(log_density.max(-1))
     top = jnp.where(jnp.isneginf(top), 0, top)
     density = jnp.exp(log_density - top[..., None])
@@ -146,24 +180,27 @@ def _scaled(method, initial, transition, log_density, mask):
 
 
 def _lost(transition, log_density, filtered, predicted, scale):
-    """True where a state's probability fell out of the dtype while forbidden transitions may make it matter later."""
+    """Whether probabilities that may matter fell below the smallest number of the dtype.
+
+    A lost probability of a state matters only where forbidden transitions may raise it again.
+    """
     limits = jnp.finfo(filtered.dtype)
-    # A state that keeps less than `small` can matter again only through a transition whose alternatives are as small:
-    # with all of them above `rare` it adds at most small / rare = eps to anything.
+    # A state whose probability is below `small` can matter again only if the transitions from the
+    # other states are as small: if all are above `rare`, it adds at most small / rare = eps.
     small, rare = limits.tiny / limits.eps, limits.tiny / limits.eps**2
     vanished = ((filtered < small) & (predicted > 0) & (log_density > -jnp.inf)).any()
     return (vanished & (transition < rare).any()) | (scale < rare).any()
 
 
 def _sum_time(values):
-    """Sum over the first axis in blocks, whose rounding grows with the square root of t only."""
+    """The sum over the first axis, in blocks: its rounding grows only with the square root of t."""
     t, block = values.shape[0], max(1, int(values.shape[0] ** 0.5))
     pad = -t % block
     values = jnp.concatenate([values, jnp.zeros((pad, *values.shape[1:]), values.dtype)])
     return values.reshape(-1, block, *values.shape[1:]).sum(1).sum(0)
 
 
-# --- the same in a tree over time ------------------------------------------------------------------------------------
+# --- the same in a tree over time -----------------------------------------------------------------
 
 
 def _matmul(a, b):
@@ -171,7 +208,10 @@ def _matmul(a, b):
 
 
 def _filter_tree(initial, transition, density):
-    """Prefix products of transition times density, scaled to maximum 1: Sarkka and Garcia-Fernandez (2021)."""
+    """The forward recursion as prefix products of the matrices transition times density.
+
+    Each product is scaled to maximum 1. Sarkka and Garcia-Fernandez (2021).
+    """
     first = jnp.broadcast_to((initial * density[0])[..., None, :], (*density.shape[1:], density.shape[-1]))
     matrices = jnp.concatenate([first[None], transition * density[1:, :, None, :]])
 
@@ -192,7 +232,10 @@ def _to_maximum_1(matrices):
 
 
 def _smooth_tree(transition, filtered, predicted, counted):
-    """Suffix products of the backward kernels p(z_t | z_t+1, x_1..t), which are stochastic: nothing to scale."""
+    """The backward recursion as suffix products of the kernels p(z_t | z_t+1, x_1..t).
+
+    The kernels are stochastic matrices, so their products need no scaling.
+    """
     reciprocal = _reciprocal(predicted[1:])
     kernels = (filtered[:-1, :, :, None] * transition * reciprocal[:, :, None, :]).swapaxes(-1, -2)
     last = jnp.broadcast_to(filtered[-1][:, None, :], kernels.shape[1:])
@@ -204,7 +247,7 @@ def _smooth_tree(transition, filtered, predicted, counted):
     return posterior, total * transition
 
 
-# --- logarithms ------------------------------------------------------------------------------------------------------
+# --- logarithms -----------------------------------------------------------------------------------
 
 
 def _log_sum(values, axis):
@@ -213,8 +256,13 @@ def _log_sum(values, axis):
     return (top + jnp.log(jnp.exp(values - top).sum(axis, keepdims=True))).squeeze(axis)
 
 
-def log_filter(initial: Any, transition: Any, log_density: jax.Array) -> Any:
-    """(log p(z_t | x_1..t), log p(z_t | x_1..t-1) [t, n, k], log p(x_t | x_1..t-1) [t, n]), to full precision."""
+def log_filter(initial: jax.Array, transition: jax.Array, log_density: jax.Array) -> Any:
+    """The forward recursion on logarithms, which loses no small probabilities.
+
+    Returns:
+        (log p(z_t | x_1..t) [t, n, k], log p(z_t | x_1..t-1) [t, n, k],
+        log p(x_t | x_1..t-1) [t, n]), in nats.
+    """
     log_transition = jnp.log(transition)
 
     def step(predicted, log_density):
@@ -227,14 +275,17 @@ def log_filter(initial: Any, transition: Any, log_density: jax.Array) -> Any:
 
 
 def _kernel(filtered, log_transition, predicted):
-    """p(z_t = i | z_t+1 = j, x_1..t) [..., i, j], 0 if j cannot be; filtered at t and predicted at t + 1 are logs."""
+    """p(z_t = i | z_t+1 = j, x_1..t) [..., i, j]; it is 0 where j has probability 0.
+
+    The arguments are logarithms: `filtered` belongs to time t, `predicted` to time t + 1.
+    """
     reachable = ~jnp.isneginf(predicted)[..., None, :]
     shift = jnp.where(reachable, predicted[..., None, :], 0)
     return jnp.where(reachable, jnp.exp(filtered[..., :, None] + log_transition - shift), 0)
 
 
-def exact(initial: Any, transition: Any, log_density: jax.Array, mask: Any) -> Smoothed:
-    """`smooth` from logarithms throughout."""
+def exact(initial: jax.Array, transition: jax.Array, log_density: jax.Array, mask: jax.Array | None) -> Smoothed:
+    """The result of `smooth`, computed from logarithms in every step."""
     filtered, predicted, log_scale = log_filter(initial, transition, log_density)
     log_transition = jnp.log(transition)
     counted = jnp.ones(log_density.shape[:2], filtered.dtype) if mask is None else mask.astype(filtered.dtype)
@@ -253,8 +304,8 @@ def exact(initial: Any, transition: Any, log_density: jax.Array, mask: Any) -> S
     return Smoothed(log_norm, jnp.concatenate([posterior, last[None]]), total)
 
 
-def pairwise(initial: Any, transition: Any, log_density: jax.Array) -> Any:
-    """p(z_t = i, z_t+1 = j | x) [t - 1, n, k, k]."""
+def pairwise(initial: jax.Array, transition: jax.Array, log_density: jax.Array) -> Any:
+    """The joint probabilities p(z_t = i, z_t+1 = j | x) of successive states, [t - 1, n, k, k]."""
     filtered, predicted, _ = log_filter(initial, transition, log_density)
     log_transition = jnp.log(transition)
 
@@ -266,7 +317,10 @@ def pairwise(initial: Any, transition: Any, log_density: jax.Array) -> Any:
 
 
 def _in_lanes(function, mask):
-    """function(initial, transition, log_density, mask) over a leading axis of lanes, which mask may share."""
+    """`function` of (initial, transition, log_density, mask), over a leading axis of lanes.
+
+    All lanes may share one mask: it is None, or its leading axis has length 1.
+    """
     if mask is None or len(mask) == 1:
         mask = None if mask is None else mask[0]
         return jax.vmap(lambda *args: function(*args, mask))
@@ -274,9 +328,10 @@ def _in_lanes(function, mask):
 
 
 def _guarded(method):
-    """The scaled recursion, or the exact one where that lost something: args have an axis of lanes, [1, ...] for one.
+    """The scaled recursion, with the exact one in its place where probabilities were lost.
 
-    One decision serves all lanes: a plain vmap would turn the `cond` into "compute both".
+    The arguments of the result have a leading axis of lanes, of length 1 for a single fit. One
+    decision serves all lanes: a plain vmap would turn the `cond` into the computation of both.
     """
 
     @jax.custom_batching.custom_vmap
@@ -303,11 +358,15 @@ def _guarded(method):
 _GUARDED = {method: _guarded(method) for method in METHODS[1:]}
 
 
-# --- the most probable path ------------------------------------------------------------------------------------------
+# --- the most probable path -----------------------------------------------------------------------
 
 
-def viterbi(initial: Any, transition: Any, log_density: jax.Array, mask: Any = None) -> Any:
-    """(most probable states together [t, n] int, log p(x, z) [n]); Bishop (2006), section 13.2.5."""
+def viterbi(initial: jax.Array, transition: jax.Array, log_density: jax.Array, mask: jax.Array | None = None) -> Any:
+    """The Viterbi algorithm; Bishop (2006), section 13.2.5.
+
+    Returns:
+        (the most probable path of states [t, n] of int, its log p(x, z) [n] in nats).
+    """
     log_transition = jnp.log(transition)
 
     def forward(best, x):
@@ -316,7 +375,7 @@ def viterbi(initial: Any, transition: Any, log_density: jax.Array, mask: Any = N
         source = jnp.argmax(scores, -2)
         new = scores.max(-2) + log_density
         if inside is not None:
-            # Beyond the end nothing moves: the path that ends there is traced back unchanged.
+            # Beyond the end of a sequence nothing changes, so its path is traced back unchanged.
             new = jnp.where(inside[..., None], new, best)
             source = jnp.where(inside[..., None], source, jnp.arange(new.shape[-1]))
         return new, source
@@ -333,11 +392,14 @@ def viterbi(initial: Any, transition: Any, log_density: jax.Array, mask: Any = N
     return jnp.concatenate([first[None], path]), best.max(-1)
 
 
-# --- paths drawn from the posterior ----------------------------------------------------------------------------------
+# --- paths drawn from the posterior ---------------------------------------------------------------
 
 
-def draw_path(key: jax.Array, initial: Any, transition: Any, log_density: jax.Array) -> Any:
-    """States [t, n] of int drawn from p(z | x): filtered forward, drawn backward; Chib (1996), equations (11), (12)."""
+def draw_path(key: jax.Array, initial: jax.Array, transition: jax.Array, log_density: jax.Array) -> Any:
+    """Draw paths of states [t, n] of int from p(z | x).
+
+    The filter runs forward and the states are drawn backward. Chib (1996), equations (11), (12).
+    """
     filtered = log_filter(initial, transition, log_density)[0]
     log_transition = jnp.log(transition)
     keys = jax.random.split(key, len(filtered))

@@ -23,7 +23,13 @@ from jaxem.observed.labelled import label_rows
 
 
 class GatedParams(NamedTuple):
-    """gate [k - 1, g]: log-odds of components 2, 3, ... against the first, per gating column; components."""
+    """The params of `GatedMixture`.
+
+    Attributes:
+        gate: coefficients [k - 1, g]: how the log-odds of components 2, 3, ... against the first
+            change with each gating column.
+        components: the params of the family, with a leading axis k.
+    """
 
     gate: Any
     components: Any
@@ -31,7 +37,13 @@ class GatedParams(NamedTuple):
 
 @pytree_class
 class GatedPosterior(Responsibilities):
-    """Responsibilities [n, k], the components' own posterior, the gate's log-odds [n, k] (the first ones 0)."""
+    """The posterior of a `GatedMixture`.
+
+    Attributes:
+        resp: the responsibilities [n, k].
+        component: the posterior of the hidden variables of the components, or None.
+        log_odds: the log-odds of the gate [n, k], which are 0 in the first column.
+    """
 
     resp: Any
     component: Any
@@ -45,9 +57,15 @@ class GatedPosterior(Responsibilities):
 
 
 class GatedStats(NamedTuple):
-    """The components' statistics, and those of the gate's quadratic rest + <target, gate> - <gate, curvature gate> / 2.
+    """The statistics of the components and of the gate.
 
-    curvature [k-1, g, k-1, g], target [k-1, g], rest [].
+    The part of Q that belongs to the gate is rest + <target, gate> - <gate, curvature gate> / 2.
+
+    Attributes:
+        components: the statistics of the components.
+        curvature: [k - 1, g, k - 1, g].
+        target: [k - 1, g].
+        rest: [].
     """
 
     components: Any
@@ -58,7 +76,7 @@ class GatedStats(NamedTuple):
 
 @pytree_class
 class GatedUnits(Units):
-    """The components' units, and the change to gating columns of second moment I."""
+    """The units of the components, and the change to gating columns with second moment I."""
 
     inner: Units
     matrix: Any
@@ -91,16 +109,27 @@ class GatedUnits(Units):
 
 @model_class
 class GatedMixture(Discrete, Draws, Model):
-    """p(x | v) = sum_k softmax(gate v)_k p(x | component_k): a mixture of experts; Jordan and Jacobs (1994).
+    """A mixture of experts: p(x | v) = sum_k softmax(gate v)_k p(x | component_k).
 
-    Data are the pair (rows of the component, gating columns v [n, g]); no intercept is added. The gate's part of Q is
-    taken to second order at the current params, where its gradient and curvature add up like any statistics, so that
-    an M-step is one Newton step; one that went too far is halved by the loop.
+    Data are the pair (rows of the component, gating columns v [n, g]); no intercept is added.
+    Jordan and Jacobs (1994).
 
-    >>> import jaxem
-    >>> model = jaxem.GatedMixture(jaxem.Gaussian("full"), 2)
-    >>> model.n_components
-    2
+    The part of Q that belongs to the gate is expanded to second order at the current params. Its
+    gradient and curvature are sums over rows, as statistics are, and the M-step of the gate is one
+    Newton step. The loop halves a step that went too far.
+
+    Args:
+        component: a family.
+        n_components: k, at least 2.
+
+    Raises:
+        ValueError: n_components is not a whole number of at least 2.
+
+    Examples:
+        >>> import jaxem
+        >>> model = jaxem.GatedMixture(jaxem.Gaussian("full"), 2)
+        >>> model.n_components
+        2
     """
 
     component: Any
@@ -145,7 +174,10 @@ class GatedMixture(Discrete, Draws, Model):
         return GatedStats(components, *self._quadratic(resp, x[1], weights))
 
     def _quadratic(self, resp, columns, weights):
-        """(curvature, target, rest) of sum_i w_i sum_k resp_ik log softmax(gate v_i)_k to second order."""
+        """The (curvature, target, rest) of the gate, see `GatedStats`.
+
+        They expand sum_i w_i sum_k resp_ik log softmax(gate v_i)_k to second order.
+        """
         log_gate = jax.nn.log_softmax(resp.log_odds)
         prob, log_odds = jnp.exp(log_gate)[:, 1:], resp.log_odds[:, 1:]
         hessian = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(prob)
@@ -164,19 +196,23 @@ class GatedMixture(Discrete, Draws, Model):
 
     def _gate(self, curvature, target):
         curvature = curvature.reshape(target.size, target.size)
-        # In units where the gating columns have second moment I, a ridge of rounding moves nothing that is determined.
+        # In units where the gating columns have second moment I, a ridge of the size of rounding
+        # changes no coefficient that the data determine.
         ridge = jnp.finfo(curvature.dtype).eps * (1 + jnp.trace(curvature))
         eye = jnp.eye(target.size, dtype=curvature.dtype)
         return linalg.solve_positive(curvature + ridge * eye, target.reshape(-1, 1)).reshape(target.shape)
 
     def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
-        """Q, in which the gate's part is the quadratic that touches it where the statistics were taken."""
+        """Q in nats, total, with the part of the gate expanded to second order.
+
+        At the params of the E-step the expansion has the value and the gradient of the exact part.
+        """
         bent = jnp.tensordot(stats.curvature, params.gate, 2, precision=PRECISION)
         gate = stats.rest + ((stats.target - 0.5 * bent) * params.gate).sum()
         return gate + self.component.expected_log_joint(params.components, stats.components)
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        """Rows for the gating columns of x: the pair (rows, columns)."""
+        """Draw rows for the gating columns of x; the result is the pair (rows, columns)."""
         hidden_key, row_key = jax.random.split(key)
         hidden = jax.random.categorical(hidden_key, self._log_odds(params, x[1]))
         rows = self.component.sample_like(params.components, row_key, x[0])
@@ -186,7 +222,7 @@ class GatedMixture(Discrete, Draws, Model):
         return GatedParams(Real(), self.component.constraints())
 
     def predict(self, params: Any, x: Any) -> jax.Array:
-        """The most probable component of each row [n]."""
+        """The most probable component of each row, [n] of int."""
         return jnp.argmax(self.posterior(params, x), -1)
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:
@@ -205,7 +241,7 @@ class GatedMixture(Discrete, Draws, Model):
     def ill_conditioned(self, params: Any) -> Any:
         return self.component.ill_conditioned(params.components)
 
-    # --- units --------------------------------------------------------------------------------------------------
+    # --- units ------------------------------------------------------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         share = jnp.ones_like(x[1][:, 0]) if weights is None else weights
@@ -213,7 +249,7 @@ class GatedMixture(Discrete, Draws, Model):
         return GatedUnits(self.component.units(x[0], weights), matrix, jnp.linalg.inv(matrix))
 
     def origin(self, x: Any, params: Any = None) -> Units:
-        """That of the component; the gating columns stay as they are."""
+        """The origin of the component; the gating columns are not changed."""
         inner = self.component.origin(None if x is None else x[0], None if params is None else params.components)
         if inner.is_identity:
             return inner
@@ -223,7 +259,8 @@ class GatedMixture(Discrete, Draws, Model):
 
     def check(self, x: Any, params: Any = None) -> None:
         if not isinstance(x, tuple) or len(x) != 2 or np.ndim(x[1]) != 2:
-            raise ValueError("x: expected the pair (rows of the component, gating columns [n, g])")
+            got = jax.tree.map(np.shape, x)
+            raise ValueError(f"x: expected the pair (rows of the component, gating columns [n, g]); got shape {got}")
         self.component.check(x[0], None if params is None else params.components)
         want = (self.n_components - 1, x[1].shape[1])
         if params is not None and np.shape(params.gate) != want:
@@ -234,5 +271,8 @@ class GatedMixture(Discrete, Draws, Model):
 
 
 def _at_even_odds(resp):
-    """Responsibilities by themselves, as a start has them: the gate is one Newton step away from even odds."""
+    """A posterior from responsibilities alone, in which the gate has even odds.
+
+    Starts use it: their gate is one Newton step away from even odds.
+    """
     return GatedPosterior(resp, None, jnp.zeros_like(resp))

@@ -1,4 +1,4 @@
-"""Classification EM: the hidden values are replaced by their most probable ones. k-means is its special case."""
+"""Classification EM, which replaces hidden values by their most probable ones, as in k-means."""
 
 from typing import Any
 
@@ -12,10 +12,11 @@ from jaxem.contract.wrapper import Wrapper
 
 @model_class
 class Hard(Wrapper, Model):
-    """Maximises the classification log-likelihood sum_i max_z log p(x_i, z | params) (Celeux and Govaert 1992).
+    """Classification EM: it maximises sum_i max_z log p(x_i, z | params).
 
-    The E-step assigns each row to one component; everything else is the model's own. Its optimum is not the maximum
-    of the likelihood: components that overlap come out too narrow.
+    This is the classification log-likelihood. The E-step assigns each row to its most probable
+    hidden value; everything else is as in the wrapped model. The optimum is not the maximum of the
+    likelihood: components that overlap are estimated as too narrow. Celeux and Govaert (1992).
 
     Args:
         model: a model with a discrete hidden value.
@@ -41,6 +42,9 @@ class Hard(Wrapper, Model):
         return EStep(as_resp(hard), log_prob + log_share)
 
     def predict(self, params: Any, x: Any) -> jax.Array:
-        """The hidden value that the E-step assigns, [n] of int; -1 beyond the end of a sequence."""
+        """The hidden value that the E-step assigns to each row, [n] of int.
+
+        For sequences it is [n, t], and -1 beyond the end of a sequence.
+        """
         marginals = self.posterior(params, x)
         return jnp.where(marginals.sum(-1) > 0, jnp.argmax(marginals, -1), -1)

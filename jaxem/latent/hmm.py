@@ -129,7 +129,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     def n_components(self) -> int:
         return self.n_states
 
-    # --- data: a row is a sequence ----------------------------------------------------------------
+    # --- data: an example is a sequence -----------------------------------------------------------
 
     def rows(self, x: Any) -> Sequences:
         return as_sequences(x, self.emission.row_ndim)

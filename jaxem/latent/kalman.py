@@ -13,7 +13,13 @@ from jaxem.numerics.special import LOG_2PI
 
 @pytree_class
 class StateSpacePosterior(Posterior):
-    """E[z_t | x] [n, t, q], its covariances [n, t, q, q], and those of (z_t+1, z_t) [n, t - 1, q, q]."""
+    """The posterior of the hidden states of a linear Gaussian state space.
+
+    Attributes:
+        mean: E[z_t | x] [n, t, q].
+        cov: cov[z_t | x] [n, t, q, q].
+        cross: cov[z_t+1, z_t | x] [n, t - 1, q, q].
+    """
 
     mean: Any
     cov: Any
@@ -21,9 +27,15 @@ class StateSpacePosterior(Posterior):
 
 
 def smooth(params: Any, rows: Any, used: Any) -> Any:
-    """The posterior of one sequence rows [t, d] and its log p(rows), from those rows that are `used` [t].
+    """The posterior of one sequence, and its log p(rows) in nats.
 
-    Kalman (1960) in the information form, where d may be large; Rauch, Tung and Striebel (1965).
+    The filter is that of Kalman (1960) in the information form, which suits a large d; the smoother
+    is that of Rauch, Tung and Striebel (1965).
+
+    Args:
+        params: the params of `StateSpace`.
+        rows: [t, d].
+        used: [t] of bool; rows where it is False are treated as missing.
     """
     eye = jnp.eye(len(params.mean), dtype=rows.dtype)
     weighted = params.loadings / params.noise[:, None]
@@ -63,14 +75,16 @@ def smooth(params: Any, rows: Any, used: Any) -> Any:
 
 
 def predicted_cov(params: Any, cov: Any) -> Any:
-    """Covariance one step on."""
+    """The covariance of the state one step later, given the covariance now."""
     return params.transition @ cov @ params.transition.T + jnp.eye(cov.shape[-1], dtype=cov.dtype)
 
 
 def observed_mean(params: Any, z: Any) -> Any:
+    """The mean of x_t given states z [..., q]: [..., d]."""
     return z @ params.loadings.T + params.offset
 
 
 def observed_cov(params: Any, cov: Any) -> Any:
+    """The covariance of x_t [..., d, d], given the covariance of the state [..., q, q]."""
     noise = jnp.diag(params.noise)
     return params.loadings @ cov @ params.loadings.T + noise

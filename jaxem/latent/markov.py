@@ -1,4 +1,4 @@
-"""The chain of a hidden Markov model by itself: its stationary distribution, and M-steps for its transitions."""
+"""The hidden chain of a hidden Markov model: its stationary distribution and its M-steps."""
 
 import dataclasses
 from typing import Any
@@ -12,16 +12,21 @@ from jax.scipy.special import xlogy
 from jaxem.contract.constraints import Simplex
 from jaxem.numerics import linalg
 
-#: Inner steps of the M-step with a stationary start. It needs no optimum, only to go up; on chains of 100 steps the
-#: first already leaves less than 1e-3 of the gain, and each divides the rest by about ten.
+#: Inner steps of the M-step with a stationary start. The M-step only has to raise Q; it need not
+#: reach the optimum. On chains of 100 steps the first inner step leaves less than 1e-3 of the gain,
+#: and each further one divides the rest by about ten.
 STATIONARY_STEPS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseSimplex(Simplex):
-    """Rows [k, k] of probabilities that are 0 wherever `allowed` (a tuple of tuples of bool) is False.
+    """Rows [k, k] of probabilities that are 0 wherever `allowed` is False.
 
-    The coordinates are log-odds against a row's last allowed entry; those of forbidden entries are not used.
+    The unconstrained coordinates are log-odds against the last allowed entry of a row; the
+    coordinates of forbidden entries are not used.
+
+    Args:
+        allowed: a tuple of tuples of bool.
     """
 
     allowed: tuple[Any, ...] = ()
@@ -55,33 +60,49 @@ class SparseSimplex(Simplex):
         return super().violation(value) or ("is not 0 where it is not allowed" if value[forbidden].any() else None)
 
 
-def stationary(transition: Any) -> Any:
-    """The distribution pi with pi transition = pi [k]; NaN where there are several (a chain that falls apart)."""
+def stationary(transition: jax.Array) -> jax.Array:
+    """The stationary distribution of a chain: pi [k] with pi transition = pi.
+
+    It is NaN where there are several (the chain is reducible).
+    """
     k = transition.shape[-1]
     system = jnp.eye(k, dtype=transition.dtype) - transition.T + 1
     return jnp.maximum(linalg.solve(system, jnp.ones(k, transition.dtype)), 0)
 
 
-def normalized_rows(counts: Any, incumbent: Any) -> Any:
-    """Each row of counts over its sum; a row without counts is the incumbent's."""
+def normalized_rows(counts: jax.Array, incumbent: jax.Array) -> jax.Array:
+    """Each row of counts, divided by its sum.
+
+    A row without counts keeps the value of the incumbent, the params before the M-step.
+    """
     total = counts.sum(-1, keepdims=True)
     alive = total > counts.sum() * jnp.finfo(counts.dtype).eps ** 2
     return jnp.where(alive, counts / jnp.where(alive, total, 1), incumbent)
 
 
-def chain_objective(initial_counts: Any, counts: Any, transition: Any) -> Any:
-    """E[log p(z)] of a chain that starts in its stationary distribution; -inf where it has none."""
+def chain_objective(initial_counts: jax.Array, counts: jax.Array, transition: jax.Array) -> jax.Array:
+    """E[log p(z)] of a chain that starts in its stationary distribution, total in nats.
+
+    It is -inf where the stationary distribution is not unique.
+    """
     value = xlogy(initial_counts, stationary(transition)).sum() + xlogy(counts, transition).sum()
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def stationary_m_step(initial_counts: Any, counts: Any, incumbent: Any) -> Any:
-    """Transitions with a higher E[log p(z)] than the incumbent, for a chain with stationary start.
+def stationary_m_step(initial_counts: jax.Array, counts: jax.Array, incumbent: jax.Array) -> jax.Array:
+    """Transitions whose E[log p(z)] is at least that of the incumbent, for a stationary start.
 
-    At a maximum, transition_ij is proportional to counts_ij + transition_ij d_ij, d being the derivative of the
-    initial term. That map (a growth transform: Baum and Eagon 1967) is iterated from the better of the incumbent and
-    counts / sum; a constant added to d makes its steps shorter, and what does not go up is not taken. The fixed
-    points are the stationary points of the objective, and the objective never falls.
+    At a maximum, transition_ij is proportional to counts_ij + transition_ij d_ij, where d is the
+    derivative of the initial term. This map (a growth transform: Baum and Eagon 1967) is iterated
+    from the better of two starts: the incumbent (the transitions before the M-step), and the counts
+    divided by their sums. A constant added to d makes the steps shorter. A step that does not raise
+    the objective is not taken, so the objective never falls. The fixed points are the stationary
+    points of the objective.
+
+    Args:
+        initial_counts: the expected number of sequences that begin in each state, [k].
+        counts: the expected number of transitions, [k, k].
+        incumbent: the transition probabilities before the M-step, [k, k].
     """
     slope = jax.grad(lambda a: xlogy(initial_counts, stationary(a)).sum())
 
@@ -92,7 +113,7 @@ def stationary_m_step(initial_counts: Any, counts: Any, incumbent: Any) -> Any:
         scale = counts.sum(-1, keepdims=True) + (best * d).sum(-1, keepdims=True)
         new = normalized_rows(counts + best * (d + damping * scale), best)
         new_value = chain_objective(initial_counts, counts, new)
-        # At the optimum values differ by rounding, which must not decide where the last steps go.
+        # Near the optimum, values differ by rounding only, which must not decide the last steps.
         up = new_value > value - 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
         best, value = jnp.where(up, new, best), jnp.where(up, new_value, value)
         return best, value, jnp.where(up, damping / 2, 4 * damping + 0.25)

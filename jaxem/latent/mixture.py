@@ -22,16 +22,24 @@ from jaxem.observed.labelled import label_rows
 
 
 class MixtureParams(NamedTuple):
-    """weights [k], the mixing proportions; components, the family's params with a leading axis k."""
+    """The params of `Mixture`.
+
+    Attributes:
+        weights: the mixing proportions, [k].
+        components: the params of the family, with a leading axis k.
+    """
 
     weights: Any
     components: Any
 
 
 class MixtureStats(NamedTuple):
-    """count [k]: expected number of rows of each component, what the weights rest on; the components' statistics.
+    """The expected sufficient statistics of `Mixture`.
 
-    The components count their rows too: a prior may speak of weights and of components by different numbers of rows.
+    Attributes:
+        count: the expected number of rows of each component [k], from which the weights follow.
+        components: the statistics of the components. They hold a count of their own, since a prior
+            may add different numbers of rows to the weights and to the components.
     """
 
     count: Any
@@ -40,17 +48,18 @@ class MixtureStats(NamedTuple):
 
 @model_class
 class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
-    """p(x) = sum_k weights_k p(x | component_k); Bishop (2006), section 9.3.
+    """A finite mixture: p(x) = sum_k weights_k p(x | component_k); Bishop (2006), section 9.3.
 
-    E-step: resp_ik = weights_k p(x_i | k) / sum_j weights_j p(x_i | j), Bayes' rule, equation (9.13).
-    M-step: weights_k = sum_i resp_ik / n, and each component from the rows weighted by its responsibilities.
+    E-step: resp_ik = weights_k p(x_i | k) / sum_j weights_j p(x_i | j), equation (9.13).
+    M-step: weights_k = sum_i resp_ik / n, and the M-step of each component from the rows weighted
+    by its responsibilities.
 
     Args:
-        component: a family, or any model, which then gets k copies (see `Nested`).
+        component: a family, or any model, of which there are k copies then (see `Nested`).
         n_components: k.
-        mixing: "free", or "fixed": the weights stay those of the start (equal ones in a random start).
-        start_spread: the share of every row that a random start spreads evenly over the components, see
-            `jaxem.latent.starts`.
+        mixing: "free", or "fixed": the weights stay as in the start (equal in a random start).
+        start_spread: the share of every row that a random start spreads evenly over the
+            components, see `jaxem.latent.starts`.
 
     Raises:
         ValueError: an argument is not one of these.
@@ -102,12 +111,21 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         component, x = label_rows(self.component, x, labels, (arrays.n_rows(x),), self.n_components)
         return dataclasses.replace(self, component=component), x
 
-    # --- starts --------------------------------------------------------------------------------------------------
+    # --- starts -----------------------------------------------------------------------------------
 
     def init(
         self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0, n_active: Any = None
     ) -> MixtureParams:
-        """A random start; with `n_active` that of a mixture of only so many components, the others having weight 0."""
+        """A random start, in the units of the data.
+
+        Args:
+            key: a random key.
+            x: rows [n, ...].
+            weights: the weights of the rows [n], or None for equal weights.
+            kind: the kind of start, an index into `start_kinds`.
+            n_active: if given, the start is that of a mixture of so many components, and the others
+                have weight 0.
+        """
         units = self.units(x, weights)
         z = units.rows(x)
         rows = self.component.embed(z, weights)
@@ -121,15 +139,15 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return self._from_resp(jax.random.key(0), even, units, z, weights)
 
     def _from_resp(self, key, resp, units, z, weights):
-        """Params from responsibilities by themselves, as starts have them."""
+        """The params from responsibilities alone, for starts."""
         resp = resp if weights is None else resp * weights[:, None]
         components = self.component.init_components(jax.random.fold_in(key, 1), z, resp)
         return units.back(MixtureParams(self._weights(resp.sum(0), None), components))
 
-    # --- EM ------------------------------------------------------------------------------------------------------
+    # --- EM ---------------------------------------------------------------------------------------
 
     def e_step(self, params: Any, x: Any) -> EStep:
-        # A component of weight 0 has log weight -inf and takes no row; the density is what the others give.
+        # A component of weight 0 has log weight -inf: it gets no rows and adds no density.
         latent, joint = self.component.weighted_e_step(params.components, jnp.log(params.weights), x)
         resp, log_prob = normalized(joint.T)
         resp = resp.T
@@ -159,7 +177,10 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return weights + self.component.expected_log_joint(params.components, stats.components)
 
     def pseudo_statistics(self, params: Any, strength: Any, units: Any = None) -> MixtureStats:
-        """Those of a Dirichlet prior on the weights, `strength.weights` rows in all, and the components' own."""
+        """The pseudo-statistics of a Dirichlet prior on the weights, and of the components' priors.
+
+        The prior on the weights counts as `strength.weights` rows in all.
+        """
         units = (units or Identity()).inner
         components = self.component.pseudo_statistics(params.components, strength.components, units)
         return MixtureStats(strength.weights * params.weights, components)
@@ -169,10 +190,10 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         weighted = resp if weights is None else resp * weights[:, None]
         return params._replace(components=self.component.refined(params.components, z, weighted))
 
-    # --- at given params -----------------------------------------------------------------------------------------
+    # --- at given params --------------------------------------------------------------------------
 
     def predict(self, params: Any, x: Any) -> jax.Array:
-        """The most probable component of each row [n]."""
+        """The most probable component of each row, [n] of int."""
         return jnp.argmax(self.posterior(params, x), -1)
 
     def conditional_mean(self, params: Any, x: Any) -> Any:
@@ -181,17 +202,21 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return jax.tree.map(lambda leaf: (resp.reshape(*resp.shape, *[1] * (leaf.ndim - 2)) * leaf).sum(1), means)
 
     def sample_joint(self, params: Any, key: jax.Array, n: int) -> Any:
-        """(hidden component [n], rows): n draws of the hidden variable and what it emits."""
+        """Draw n rows together with their components.
+
+        Returns:
+            (components [n] of int, rows [n, ...]).
+        """
         hidden_key, row_key = jax.random.split(key)
         return self._emit(params, hidden_key, self.component.sample(params.components, row_key, n), n)
 
     def _emit(self, params, key, rows, n):
-        """(hidden component [n], its row) from rows [n, k, ...] of every component."""
+        """Draw components [n], and take their rows from rows [n, k, ...] of every component."""
         hidden = jax.random.choice(key, self.n_components, (n,), p=params.weights)
         return hidden, jax.tree.map(lambda leaf: leaf[jnp.arange(n), hidden], rows)
 
     def sample(self, params: Any, key: jax.Array, n: int) -> Any:
-        """n rows drawn from the mixture."""
+        """Draw n rows from the mixture."""
         return self.sample_joint(params, key, n)[1]
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
@@ -202,7 +227,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
     def permute(self, params: Any, order: Any) -> Any:
         return MixtureParams(params.weights[order], self.component.permute(params.components, order))
 
-    # --- the verdict ---------------------------------------------------------------------------------------------
+    # --- the verdict ------------------------------------------------------------------------------
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
         of_component = n_points.components if self.judged_by_statistics else self._counts(params, n_points)
@@ -212,10 +237,10 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         return self._counts(params, n_points) < EMPTY_BELOW
 
     def _counts(self, params, n_points):
-        """Rows of each component: the count of their statistics, or its share of n_points."""
+        """The rows of each component [k]: the count of the statistics, or a share of n_points."""
         return n_points.count if self.judged_by_statistics else params.weights * n_points
 
-    # --- checks --------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def check_finite(self, x: Any) -> None:
         self.component.check_finite(x)
@@ -254,7 +279,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
             raise ValueError(f"x: expected at least as many {kind} as components, {self.n_components}; got {rows}")
         self.component.check_fit(x, weights, dtype)
 
-    # --- units, preparation and conditioning are the component's ---------------------------------------------------
+    # --- units, preparation and conditioning of the component -------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return of_component(self.component.units(x, weights))
@@ -273,19 +298,24 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
 
 
 def of_component(units: Units) -> Units:
-    """The units of a mixture from those of its component."""
+    """The units of a mixture from the units of its component."""
     return units if units.is_identity else FieldUnits(units, "components")
 
 
-#: A component that holds less than this many rows takes no part in the density at any of them.
+#: A component with fewer expected rows than this is empty: it adds nothing to the density of a row.
 EMPTY_BELOW = 1e-3
 
 
 def normalized(joint: Any) -> Any:
-    """softmax and logsumexp over the leading axis of [k, n]; a row impossible under every component is shared."""
-    # The shift cancels: its derivative, which would compare recomputed numbers for equality, is not needed.
+    """The softmax and the logsumexp over the leading axis of log densities [k, n].
+
+    A row that is impossible under every component gets equal responsibilities.
+    """
+    # The shift by the maximum cancels, so that its derivative is not needed. The derivative of a
+    # maximum would compare recomputed numbers for equality.
     top = jax.lax.stop_gradient(joint.max(0))
-    low = jnp.finfo(joint.dtype).min  # in place of -inf, whose differences are NaN
+    # The smallest finite number takes the place of -inf, since -inf minus -inf is NaN.
+    low = jnp.finfo(joint.dtype).min
     unnormalized = jnp.exp(jnp.maximum(joint, low) - jnp.maximum(top, low))
     total = unnormalized.sum(0)
     return unnormalized * (1 / total), top + jnp.log(total)

@@ -1,4 +1,4 @@
-"""A model as a component: k copies of it side by side, such as mixtures inside a hidden Markov model."""
+"""A model as a component: k copies side by side, such as mixtures in a hidden Markov model."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,11 @@ from jaxem.contract.units import Copies, Units
 
 @pytree_class
 class CopiesPosterior(Posterior):
-    """The posteriors of k copies of a model over what each has hidden, leaves with a leading axis k."""
+    """The posteriors of k copies of a model, each over its own hidden variables.
+
+    Attributes:
+        each: a posterior of the model, whose leaves have a leading axis k.
+    """
 
     each: Any
 
@@ -28,7 +32,12 @@ class CopiesPosterior(Posterior):
 
 
 class NestedStats(NamedTuple):
-    """Expected number of rows of each copy [k], and the statistics of the copies (leading axis k)."""
+    """The expected sufficient statistics of `Nested`.
+
+    Attributes:
+        count: the expected number of rows of each copy, [k].
+        parts: the statistics of the copies, whose leaves have a leading axis k.
+    """
 
     count: Any
     parts: Any
@@ -36,29 +45,37 @@ class NestedStats(NamedTuple):
 
 @model_class
 class Nested(Conjugate, Family):
-    """k copies of `model`, each with params of its own, as a family: log_prob [n, k] is that of every copy.
+    """k copies of a model as a family, each copy with its own params; log_prob is [n, k], in nats.
 
-    `Mixture` and `HMM` put it around a component that is a whole model by itself, so that
+    `Mixture` and `HMM` wrap a component in it where the component is a whole model, so that
 
-        HMM(Mixture(Gaussian("full"), 3), 2)     has two states, each of which emits a mixture of three normals
-        Mixture(HMM(Poisson(), 2), 3)            sorts sequences into three groups, each with a chain of its own
+        HMM(Mixture(Gaussian("full"), 3), 2)  has two states, each with a mixture of three normals,
+        Mixture(HMM(Poisson(), 2), 3)         has three components, each with a chain of its own.
 
-    Whatever the model has hidden is the family's own latent variable; its E-step and M-step run side by side (`vmap`),
-    the rows weighted by the responsibilities of the copy. A random start of a copy is one of the model with these
-    weights. Jordan and Jacobs (1994); Smyth (1997) for mixtures of hidden Markov models.
+    The hidden variables of the model are those of the family. The E-steps and the M-steps of the
+    copies run side by side (`vmap`), with rows weighted by the responsibilities of each copy. A
+    random start of a copy is one of the model with these weights. Jordan and Jacobs (1994); Smyth
+    (1997) for mixtures of hidden Markov models.
 
-    >>> import jax, jaxem
-    >>> model = jaxem.HMM(jaxem.Mixture(jaxem.Gaussian("diag"), 2), 2)
-    >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
-    >>> params.emissions.weights.shape, params.emissions.components.mean.shape
-    ((2, 2), (2, 2, 2))
+    Args:
+        model: a model that has coordinates for random starts (`embed`).
+
+    Raises:
+        ValueError: the model has no such coordinates.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> model = jaxem.HMM(jaxem.Mixture(jaxem.Gaussian("diag"), 2), 2)
+        >>> params = model.init(jax.random.key(0), jaxem.datasets.old_faithful())
+        >>> params.emissions.weights.shape, params.emissions.components.mean.shape
+        ((2, 2), (2, 2, 2))
     """
 
     model: Any
 
     @staticmethod
     def _each(function, *trees):
-        """function of every copy's part of the trees, side by side."""
+        """`function` of the part of each copy in the trees, side by side."""
         return jax.vmap(function)(*jax.tree.map(jnp.asarray, trees))
 
     @property
@@ -82,7 +99,10 @@ class Nested(Conjugate, Family):
         return self.model.embed(x, weights)
 
     def init_components(self, key: jax.Array, x: Any, weights: jax.Array) -> Any:
-        """Each copy starts at random on the rows that it is responsible for; one without any, on all of them."""
+        """A random start of each copy from the rows that it is responsible for.
+
+        A copy that is responsible for no rows starts from all of them.
+        """
         count = weights.sum(0)
         columns = jnp.where(count > 0, weights, weights.sum(1, keepdims=True)).T
         keys = jax.random.split(key, len(columns))
@@ -97,7 +117,8 @@ class Nested(Conjugate, Family):
             )
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
-        # Not the weights: a copy holds only its share of them, so no sum over all rows is its own.
+        # The weights are not passed on: they are shared among the copies, so a sum over all rows
+        # is not the sum of any copy.
         return self.model.prepare(x, None, centred)
 
     def e_step(self, params: Any, x: Any) -> EStep:
@@ -140,7 +161,7 @@ class Nested(Conjugate, Family):
         return self._draw(params, key, lambda p, key: self.model.sample_like(p, key, x))
 
     def _draw(self, params, key, sample):
-        """Rows [n, k, ...]: n from every copy."""
+        """Draw rows [n, k, ...], n from every copy."""
         keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), self._each(sample, params, keys))
 
@@ -167,7 +188,7 @@ class Nested(Conjugate, Family):
     def check_fit(self, x: Any, weights: jax.Array, dtype: Any) -> None:
         self.model.check_fit(x, weights, dtype)
 
-    # --- units are those of the model, the same for all copies -----------------------------------------------------
+    # --- units of the model, the same for all copies ----------------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return of_copies(self.model.units(x, weights))
@@ -178,12 +199,16 @@ class Nested(Conjugate, Family):
 
 
 def of_copies(units: Units) -> Units:
-    """The units of k copies from those of the model."""
+    """The units of k copies from the units of the model."""
     return units if units.is_identity else Copies(units)
 
 
 def as_family(component: Any) -> Any:
-    """A component as a family: a model that is not one is put into `Nested`."""
+    """A component as a family; a model that is not a family is wrapped in `Nested`.
+
+    Raises:
+        ValueError: the component is neither a family nor a model, or it is a class.
+    """
     if isinstance(component, type) or not isinstance(component, (Model, Family)):
         raise ValueError(f"component: expected a family such as jaxem.Gaussian(), or a model; got {component!r}")
     return component if isinstance(component, Family) else Nested(component)

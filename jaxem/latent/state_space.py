@@ -1,4 +1,4 @@
-"""A linear Gaussian state space: a hidden chain of vectors. The E-step is the Kalman smoother."""
+"""A linear Gaussian state space: a hidden chain of vectors, whose E-step is the Kalman smoother."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,16 @@ from jaxem.numerics.special import LOG_2PI
 
 
 class StateSpaceParams(NamedTuple):
-    """mean [q] and cov [q, q] of z_1; transition A [q, q]; loadings C [d, q], offset [d] and noise variances [d]."""
+    """The params of `StateSpace`.
+
+    Attributes:
+        mean: the mean of z_1, [q].
+        cov: the covariance of z_1, [q, q].
+        transition: A [q, q].
+        loadings: C [d, q].
+        offset: [d].
+        noise: the variances of the observation noise, [d].
+    """
 
     mean: Any
     cov: Any
@@ -42,8 +51,19 @@ class StateSpaceParams(NamedTuple):
 
 
 class StateSpaceStats(NamedTuple):
-    """Sums over sequences (and times): of 1, z and z z^T at the first time; of z z^T before and after a step, and
-    between; and, for the regression of x on (z, 1), of (z, 1)(z, 1)^T, x (z, 1)^T and x^2."""
+    """The expected sufficient statistics of `StateSpace`: sums over sequences, and over times.
+
+    Attributes:
+        count: the number of sequences.
+        first: the sum of z_1, [q].
+        first_square: the sum of z_1 z_1^T, [q, q].
+        before: the sum of z_t z_t^T over the transitions from t to t + 1, [q, q].
+        after: the sum of z_t+1 z_t+1^T over the transitions, [q, q].
+        between: the sum of z_t+1 z_t^T over the transitions, [q, q].
+        gram: the sum of (z_t, 1)(z_t, 1)^T, [q + 1, q + 1], for the regression of x on (z, 1).
+        cross: the sum of x_t (z_t, 1)^T, [d, q + 1].
+        square: the sum of x_t^2, [d].
+    """
 
     count: Any
     first: Any
@@ -57,25 +77,35 @@ class StateSpaceStats(NamedTuple):
 
 
 def forecast_moments(frame: Frame, outcome: Any) -> Any:
-    """(mean, covariance) of rows: on the host nothing but the origin is moved."""
+    """The (mean, covariance) of rows; on the host only the origin is moved."""
     return Frame(frame.units.inner, frame.dtype).rows_back(outcome[0]), outcome[1]  # pyright: ignore
 
 
 @model_class
 class StateSpace(DrawsJointly, Model):
-    """z_1 ~ N(mean, cov), z_t = A z_t-1 + N(0, I), x_t = C z_t + offset + N(0, diag(noise)); x [n, t, d].
+    """A linear Gaussian state space, also called a linear dynamical system.
 
-    Like the data of `HMM`: [t, d] for one sequence, or (values, lengths). The noise of the state has covariance I,
-    which takes nothing away: any other is this one in other coordinates of z, and a rotation is still free.
-    `posterior` gives E[z_t | x] [n, t, q]. Shumway and Stoffer (1982); Ghahramani and Hinton (1996); Bishop (2006),
-    section 13.3.
+    z_1 ~ N(mean, cov),   z_t = A z_t-1 + N(0, I),   x_t = C z_t + offset + N(0, diag(noise))
 
-    >>> import jax, jaxem
-    >>> model = jaxem.StateSpace(1)
-    >>> params = jaxem.StateSpaceParams(*map(jax.numpy.array, ([0.0], [[1.0]], [[0.9]], [[1.0]], [0.0], [0.5])))
-    >>> x = model.sample(params, jax.random.key(0), 1, t=200)[0]
-    >>> model.posterior(params, x).shape
-    (200, 1)
+    Data x are those of `HMM`: n sequences [n, t, d], one sequence [t, d], or the pair (values
+    [n, t, d], lengths [n]). The noise of the state has covariance I, which is no restriction: any
+    other covariance is this one in other coordinates of z. The coordinates are unique up to a
+    rotation. Shumway and Stoffer (1982); Ghahramani and Hinton (1996); Bishop (2006), section 13.3.
+
+    Args:
+        n_factors: q, the dimension of z.
+
+    Raises:
+        ValueError: n_factors is not a whole number of at least 1.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> model = jaxem.StateSpace(1)
+        >>> leaves = [0.0], [[1.0]], [[0.9]], [[1.0]], [0.0], [0.5]
+        >>> params = jaxem.StateSpaceParams(*map(jax.numpy.array, leaves))
+        >>> x = model.sample(params, jax.random.key(0), 1, t=200)[0]
+        >>> model.posterior(params, x).shape
+        (200, 1)
     """
 
     n_factors: int = static()
@@ -96,10 +126,13 @@ class StateSpace(DrawsJointly, Model):
     def constraints(self) -> Any:
         return StateSpaceParams(Real(), PositiveDefinite(), Real(), Loadings(), Real(), Positive())
 
-    # --- starts ----------------------------------------------------------------------------------------------
+    # --- starts -----------------------------------------------------------------------------------
 
     def init(self, key: jax.Array, x: Any, weights: jax.Array | None = None, kind: Any = 0) -> Any:
-        """Principal directions, mixed at random, as loadings; random dynamics with a memory between 0 and 1."""
+        """A random start: principal directions in a random rotation as loadings, random dynamics.
+
+        The transition matrix is diagonal, with entries between 0.2 and 0.98.
+        """
         x = self.rows(x)
         units = self.units(x, weights)
         rows, counts = time_rows(units.rows(x)), time_weights(x, weights)
@@ -110,7 +143,8 @@ class StateSpace(DrawsJointly, Model):
         turn = jnp.linalg.qr(jax.random.normal(turn_key, (q, q), rows.dtype))[0]
         memory = jax.random.uniform(memory_key, (q,), rows.dtype, 0.2, 0.98)
         values, vectors = jnp.linalg.eigh(scatter)
-        # Half of a direction's variance is the state's, whose own variance is 1 / (1 - memory^2).
+        # The state explains half of the variance in each direction. The variance of the state
+        # itself is 1 / (1 - memory^2).
         loadings = (vectors * jnp.sqrt(jnp.maximum(values, 0)))[:, ::-1][:, :q] @ turn
         loadings = loadings * jnp.sqrt(0.5 * (1 - memory**2))
         noise = jnp.maximum(jnp.diagonal(scatter), 1e-3) * 0.5
@@ -118,17 +152,18 @@ class StateSpace(DrawsJointly, Model):
         params = StateSpaceParams(mean, cov, jnp.diag(memory), loadings, jnp.zeros(d, rows.dtype), noise)
         return units.back(params)
 
-    # --- E-step ----------------------------------------------------------------------------------------------
+    # --- E-step -----------------------------------------------------------------------------------
 
     def e_step(self, params: Any, x: Any) -> EStep:
         x = self.rows(x)
         mask = inside(x.lengths, x.shape[1])
-        # Covariances depend on lengths alone: without any, `vmap` computes them once for all sequences.
+        # Covariances depend on the lengths only. Where all are equal, `vmap` computes the
+        # covariances once for all sequences.
         used, axis = (jnp.ones(x.shape[1], bool), None) if mask is None else (mask, 1)
         smooth = jax.vmap(lambda rows, used: kalman.smooth(params, rows, used), (0, axis))
         return EStep(*smooth(x.values, used))
 
-    # --- M-step ----------------------------------------------------------------------------------------------
+    # --- M-step -----------------------------------------------------------------------------------
 
     def sufficient_statistics(self, resp: Any, x: Any, weights: jax.Array | None = None) -> Any:
         x = self.rows(x)
@@ -160,7 +195,8 @@ class StateSpace(DrawsJointly, Model):
         q = self.n_factors
         mean = stats.first / stats.count
         cov = stats.first_square / stats.count - jnp.outer(mean, mean)
-        # One sequence says nothing of the spread of first states: it stays away from 0 by what the dtype resolves.
+        # One sequence does not determine the covariance of first states. This term keeps it away
+        # from 0 by what the dtype resolves.
         cov = cov + NOISE_FLOOR[cov.dtype.itemsize] * jnp.eye(q, dtype=cov.dtype)
         transition = _solve(stats.before, stats.between)
         both = _solve(stats.gram, stats.cross)
@@ -185,18 +221,25 @@ class StateSpace(DrawsJointly, Model):
         seen = stats.gram[q, q] * (LOG_2PI + jnp.log(params.noise)) + residual / params.noise
         return -0.5 * (first + moves + seen.sum())
 
-    # --- inference at given params ---------------------------------------------------------------------------
+    # --- inference at given params ----------------------------------------------------------------
 
     def posterior(self, params: Any, x: Any) -> jax.Array:
-        """E[z_t | x] [n, t, q], or [t, q] for one sequence."""
+        """The means E[z_t | x] of the states, [n, t, q], or [t, q] for one sequence."""
         mean = self.e_step(params, x).resp.mean
         return mean[0] if is_single(x, 1) else mean
 
     @compiled_method(static=("n_steps",), gives=forecast_moments)
     def forecast(self, params: Any, x: Any, n_steps: int = 1) -> Any:
-        """(mean [n, h, d], cov [n, h, d, d]) of x_t+h given x, for h = 1, ..., n_steps after the end of each sequence.
+        """The predictive distributions of rows after the end of each sequence, which are normal.
 
-        Without the axis n for one sequence. The forecast of step h is normal with these moments.
+        Args:
+            params: the params of the model.
+            x: the sequences that were seen.
+            n_steps: the number of future times.
+
+        Returns:
+            (mean [n, n_steps, d], cov [n, n_steps, d, d]) of x_t+h given x for h = 1, ..., n_steps,
+            where t is the last time of a sequence. For one sequence there is no axis n.
         """
         rows = self.rows(x)
         resp, last = self.e_step(params, rows).resp, rows.n_observations.astype(int) - 1
@@ -211,8 +254,12 @@ class StateSpace(DrawsJointly, Model):
         mean, cov = (leaf.swapaxes(0, 1) for leaf in moments)
         return (mean[0], cov[0]) if is_single(x, 1) else (mean, cov)
 
-    def sample_joint(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
-        """(states [n, t, q], values [n, t, d]): n sequences of length t."""
+    def sample_joint(self, params: Any, key: jax.Array, n: int, t: int = SAMPLE_LENGTH) -> Any:
+        """Draw n sequences of length t together with their states.
+
+        Returns:
+            (states [n, t, q], values [n, t, d]).
+        """
         first_key, state_key, noise_key = jax.random.split(key, 3)
         q = self.n_factors
         first = params.mean + jax.random.normal(first_key, (n, q), params.mean.dtype) @ linalg.cholesky(params.cov).T
@@ -227,15 +274,15 @@ class StateSpace(DrawsJointly, Model):
         noise = jax.random.normal(noise_key, (n, t, len(params.noise)), params.noise.dtype)
         return states, kalman.observed_mean(params, states) + noise * jnp.sqrt(params.noise)
 
-    def sample(self, params: Any, key: jax.Array, n: int, t: Any = SAMPLE_LENGTH) -> Any:
-        """n sequences of length t drawn from the model: [n, t, d]."""
+    def sample(self, params: Any, key: jax.Array, n: int, t: int = SAMPLE_LENGTH) -> Any:
+        """Draw n sequences of length t: [n, t, d]."""
         return self.sample_joint(params, key, n, t)[1]
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
         rows = self.rows(x)
         return rows._replace(values=self.sample(params, key, *rows.shape))
 
-    # --- what else the loop asks -----------------------------------------------------------------------------
+    # --- checks and units -------------------------------------------------------------------------
 
     def check(self, x: Any, params: Any = None) -> None:
         d, q = self.rows(x).values.shape[-1], self.n_factors
@@ -265,7 +312,7 @@ class StateSpace(DrawsJointly, Model):
         return Identity() if affine is None else SequenceUnits(AffineUnits(affine, ROLES), x.n_observations)
 
 
-#: How each leaf of the params moves with the columns of x.
+#: How each leaf of the params changes with the units of the columns of x.
 ROLES = StateSpaceParams(UNITLESS, UNITLESS, UNITLESS, LOADINGS, LOCATION, VARIANCE)
 
 
@@ -278,7 +325,7 @@ def _both_ways(a, b):
 
 
 def _total(weights, values):
-    """Weighted sum of values [n, t, ...] over sequences and times, weights [n, t]."""
+    """The sum of values [n, t, ...] over sequences and times, with weights [n, t]."""
     return jnp.tensordot(weights, values, 2, precision=PRECISION)
 
 

@@ -1,1 +1,1 @@
-"""What was seen of a row: missing entries, noise, censored times, labels, groups."""
+"""Incomplete observations: missing entries, noise, censored times, labels and groups of rows."""

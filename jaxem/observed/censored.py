@@ -1,4 +1,4 @@
-"""Waiting times of which only an interval is known: the textbook case of EM."""
+"""Waiting times of which only an interval is known, a textbook case of EM."""
 
 from typing import Any
 
@@ -19,7 +19,14 @@ from jaxem.observed.incomplete import Incomplete
 
 @pytree_class
 class IntervalUnits(Units):
-    """The units of the times, and which of them were seen [n]: the others have probabilities, which have no units."""
+    """The units of interval data: the units of the times, and which times were seen exactly.
+
+    Only those have a density, which changes with the units; the others have a probability.
+
+    Attributes:
+        inner: the units of the times.
+        seen: [n] of bool, True where the time itself was seen.
+    """
 
     inner: Units
     seen: Any
@@ -42,21 +49,28 @@ class IntervalUnits(Units):
 
 @model_class
 class CensoredExponential(Incomplete):
-    """Exponential times known to lie between lower and upper: x is the pair (lower [n], upper [n]).
+    """Exponential times that are known to lie in intervals: x is the pair (lower [n], upper [n]).
 
-    lower = upper is a time that was seen, upper = inf one that was longer than lower (right-censored), lower = 0 one
-    that was shorter than upper. With w = upper - lower,
+    Where lower = upper, the time itself was seen. Where upper = inf, the time was longer than lower
+    (right-censored). Where lower = 0, it was shorter than upper. With w = upper - lower,
 
-        log p = log(exp(-rate lower) - exp(-rate upper))     E[time] = lower + 1 / rate - w / (exp(rate w) - 1)
+        log p = log(exp(-rate lower) - exp(-rate upper)),
+        E[time] = lower + 1 / rate - w / (exp(rate w) - 1),
 
     and the M-step is rate = 1 / mean expected time. Dempster, Laird and Rubin (1977), section 4.
 
-    >>> import jax, jaxem
-    >>> lower, upper = jax.numpy.array([1.0, 2.0, 3.0, 4.0, 4.0]), jax.numpy.array([1.0, 2.0, 3.0, jax.numpy.inf, 5.0])
-    >>> model = jaxem.exponential_mixture(1, censored=True)
-    >>> best, _ = jaxem.fit_restarts(model, (lower, upper), jax.random.key(0))
-    >>> round(1 / float(best.params.components.rate[0]), 2)  # 14.47 in all, over the 4 that ended
-    3.62
+    Args:
+        model: the family of the times.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> lower = jax.numpy.array([1.0, 2.0, 3.0, 4.0, 4.0])
+        >>> upper = jax.numpy.array([1.0, 2.0, 3.0, jax.numpy.inf, 5.0])
+        >>> model = jaxem.exponential_mixture(1, censored=True)
+        >>> best, _ = jaxem.fit_restarts(model, (lower, upper), jax.random.key(0))
+        >>> # The total expected time is 14.47, and 4 of the times ended.
+        >>> round(1 / float(best.params.components.rate[0]), 2)
+        3.62
     """
 
     model: Exponential = Exponential()
@@ -73,14 +87,15 @@ class CensoredExponential(Incomplete):
         exact, longer = width == 0, jnp.isinf(width)
         between = ~(exact | longer)
         span = params.rate * jnp.where(between, width, 1)
-        # w / (exp(rate w) - 1) and log(1 - exp(-rate w)), which lose nothing where rate w is small.
+        # These forms of w / (exp(rate w) - 1) and log(1 - exp(-rate w)) lose no digits where rate w
+        # is small.
         inside = jnp.where(between, width, 1) * jnp.exp(-span) / -jnp.expm1(-span)
         expected = jnp.where(exact, 0, 1 / params.rate - jnp.where(between, inside, 0))
         rest = jnp.where(exact, jnp.log(params.rate), jnp.where(between, jnp.log(-jnp.expm1(-span)), 0))
         return (lower + expected)[..., None], rest - params.rate * lower
 
     def at_start(self, x: Any) -> Any:
-        """An interval's middle; twice the time where there is no end to it."""
+        """The middle of each interval; twice the lower end where there is no upper end."""
         return jnp.where(jnp.isinf(x[1]), 2 * x[0], 0.5 * (x[0] + x[1]))[:, None]
 
     def conditional_mean(self, params: Any, x: Any) -> Any:
@@ -88,13 +103,13 @@ class CensoredExponential(Incomplete):
         return self.complete(params, x)[0][..., 0]
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        why = "when a time that ended would have been censored is not known"
+        why = "it is not known when a time that ended would have been censored"
         raise NotProvidedError(self, "sample_like", why)
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.model.embed(self.at_start(x)[:, 0], weights)
 
-    # --- units: those of the times' guesses ------------------------------------------------------------------------
+    # --- units of the times that starts assume ----------------------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return IntervalUnits(self.model.units(self.at_start(x)[:, 0], weights), x[0] == x[1])
@@ -105,7 +120,7 @@ class CensoredExponential(Incomplete):
     def degenerate(self, params: Any, n_points: Any) -> Any:
         return self.model.degenerate(params, n_points)
 
-    # --- checks --------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def check_finite(self, x: Any) -> None:
         if isinstance(x, tuple) and len(x) == 2:
@@ -114,7 +129,7 @@ class CensoredExponential(Incomplete):
             if nan.any():
                 count, row = arrays.first_bad_row(nan)
                 raise ValueError(
-                    f"x[1]: {count} of {len(nan)} rows hold NaN, the first is row {row} (inf: no upper end)"
+                    f"x[1]: {count} of {len(nan)} rows hold NaN, the first is row {row} (inf stands for no upper end)"
                 )
 
     def check(self, x: Any, params: Any = None) -> None:

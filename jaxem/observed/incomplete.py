@@ -1,4 +1,4 @@
-"""Rows that were not seen as they are: the complete row is a hidden variable, and the E-step expects its features."""
+"""Rows that were observed incompletely: the complete row is a hidden variable."""
 
 from typing import Any
 
@@ -16,28 +16,44 @@ from jaxem.numerics.linalg import PRECISION
 
 @pytree_class
 class ExpectedFeatures(Posterior):
-    """What is expected of the complete rows: features [n, k, f], given what was seen and the component."""
+    """The expected features of the complete rows.
+
+    Attributes:
+        features: E[T(row) | observation, component], [n, k, f].
+    """
 
     features: Any
 
 
 class Incomplete(Wrapper, Family):
-    """`model`, an exponential family, of which something else was seen than its rows.
+    """An exponential family whose rows were observed incompletely.
 
-    A subclass writes `complete(params, x) -> (E[T(row) | what was seen, component] [n, k, f], log p(what was seen |
-    component) [n, k])` and `at_start(x) -> features [n, f]`, a guess without params. The M-step is the family's own,
-    from expected features in place of features (Dempster, Laird and Rubin 1977, section 2).
+    A subclass writes `complete` and `at_start`. The M-step is that of the family, with expected
+    features in place of features (Dempster, Laird and Rubin 1977, section 2).
+
+    Args:
+        model: the family of the complete rows.
     """
 
     model: Any
 
-    #: The features are those of the rows, in their units.
+    #: The expected features are in the units of the rows.
     posterior_has_units = True
 
     def complete(self, params: Any, x: Any) -> Any:
+        """The expected features of the complete rows, and the density of what was observed.
+
+        Args:
+            params: the params of the family.
+            x: what was observed, as `prepare` gives it.
+
+        Returns:
+            (E[T(row) | x_i, component] [n, k, f], log p(x_i | component) [n, k] in nats).
+        """
         raise NotImplementedError
 
     def at_start(self, x: Any) -> Any:
+        """Features [n, f] of the complete rows for a start, where no params are known."""
         raise NotImplementedError
 
     def e_step(self, params: Any, x: Any) -> EStep:
@@ -51,7 +67,7 @@ class Incomplete(Wrapper, Family):
         return self.moments_of(count, jnp.einsum("nk,nkf->kf", weights, expected, precision=PRECISION))
 
     def moments_of(self, count: Any, total: Any) -> Any:
-        """The family's statistics from counts [k] and sums of its features [k, f]."""
+        """The statistics of the family from counts [k] and sums of its features [k, f]."""
         return Moments(count, total, total[0, :0])
 
     def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:

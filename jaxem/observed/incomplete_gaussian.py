@@ -1,4 +1,4 @@
-"""Normal components seen through holes and noise: the complete, exact row is hidden."""
+"""Normal components for rows with missing entries and noise: the complete, exact row is hidden."""
 
 from typing import Any, NamedTuple
 
@@ -18,22 +18,28 @@ from jaxem.numerics import linalg
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import LOG_2PI
 from jaxem.numerics.tracing import is_traced
-from jaxem.observed.holes import (
+from jaxem.observed.incomplete import Incomplete
+from jaxem.observed.missing_entries import (
     check_columns_seen,
     column_ranges,
     filled,
-    holes_as_nan,
+    missing_as_nan,
     require_no_infinity,
     rows_seen,
     seen_columns,
 )
-from jaxem.observed.incomplete import Incomplete
 
 NOISE = ("none", "diag", "full")
 
 
 class SeenRows(NamedTuple):
-    """values [n, d], 0 where seen [n, d] is 0; noise: known variances [n, d], covariances [n, d, d], or None."""
+    """Prepared rows with missing entries.
+
+    Attributes:
+        values: the entries [n, d], with 0 for missing ones.
+        seen: [n, d], 1 for an entry that was seen and 0 for a missing one.
+        noise: the known variances [n, d] or covariances [n, d, d] of the noise, or None.
+    """
 
     values: Any
     seen: Any
@@ -42,9 +48,14 @@ class SeenRows(NamedTuple):
 
 @pytree_class
 class SeenUnits(Units):
-    """Column-wise units, and which entries [n, d] were seen: each one changes the density.
+    """Units of each column; the density of a row changes with each entry that was seen.
 
-    full_noise, full: whether the known noise, and the covariances of the params, are matrices.
+    Attributes:
+        affine: a shift and a scale for each column.
+        seen: [n, d], 1 for an entry that was seen and 0 for a missing one.
+        has_noise: whether data are the pair (rows, known noise).
+        full_noise: whether the known noise consists of covariance matrices.
+        full: whether the covariances of the params are matrices.
     """
 
     affine: Affine
@@ -64,7 +75,7 @@ class SeenUnits(Units):
         return values if noise is None else (values, self._cov(noise, 1, self.full_noise))
 
     def _cov(self, cov, power, full):
-        """Covariances (or variances) times scale^2 (power 1) or over it (-1)."""
+        """Covariances (or variances) times scale^2 for power 1, divided by it for power -1."""
         scale = self.affine.scale**power
         full = full and np.ndim(scale)
         return cov * (scale[:, None] * scale if full else scale**2)
@@ -85,23 +96,36 @@ class SeenUnits(Units):
 
 @model_class
 class IncompleteGaussian(Incomplete):
-    """Rows v ~ N(mean_k, cov_k) seen as x = v + e, with entries missing at random and noise e ~ N(0, S_i) of known S_i.
+    """Normal rows that are seen with missing entries and with noise of known size.
 
-    x is rows [n, d] in which NaN stands for a missing entry, or, with noise, the pair (rows, S): variances [n, d]
-    (noise="diag") or covariances [n, d, d] (noise="full").
+    Rows v ~ N(mean_k, cov_k) are seen as x = v + e, with entries missing at random and noise
+    e ~ N(0, S_i), where S_i is known. Data x are rows [n, d], in which NaN stands for a missing
+    entry. With noise they are the pair (rows, S), where S are variances [n, d] (noise="diag") or
+    covariances [n, d, d] (noise="full").
 
-    With o the entries seen of a row, log p(x_o) = log N(x_o | mean_o, (cov + S)_oo), the ignorable likelihood: nothing
-    is imputed. The E-step expects v and v v^T given x_o under every component, by equation (2.81) of Bishop (2006), and
-    the M-step is that of complete rows. Ghahramani and Jordan (1994) for holes; Bovy, Hogg and Roweis (2011), "extreme
-    deconvolution", for noise. With noise the likelihood is bounded, and covariances may go to 0.
+    If o are the entries of a row that were seen, log p(x_o) = log N(x_o | mean_o, (cov + S)_oo).
+    This is the ignorable likelihood: nothing is imputed. The E-step computes the expectations of v
+    and v v^T given x_o under every component, by Bishop (2006), equation (2.81); the M-step is that
+    of complete rows. Ghahramani and Jordan (1994) for missing entries; Bovy, Hogg and Roweis
+    (2011), "extreme deconvolution", for noise. With noise the likelihood is bounded, and
+    covariances may go to 0.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> x[::4, 1] = jax.numpy.nan
-    >>> model = jaxem.gaussian_mixture(2, missing=True)
-    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
-    >>> model.conditional_mean(best.params, x)[0].round().tolist()  # the wait after an eruption of 3.6 minutes
-    [4.0, 77.0]
+    Args:
+        model: a `Gaussian`.
+        noise: "none", "diag" or "full".
+
+    Raises:
+        ValueError: `noise` is not one of these.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> x[::4, 1] = jax.numpy.nan
+        >>> model = jaxem.gaussian_mixture(2, missing=True)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> # The expected wait after an eruption of 3.6 minutes is 77 minutes.
+        >>> model.conditional_mean(best.params, x)[0].round().tolist()
+        [4.0, 77.0]
     """
 
     model: Any
@@ -117,11 +141,11 @@ class IncompleteGaussian(Incomplete):
 
     @property
     def _elementwise(self):
-        """Whether no two columns have anything to do with each other."""
+        """Whether the columns are independent, in the components and in the noise."""
         return self.model.shape != "full" and self.noise != "full"
 
     def rows(self, x: Any) -> Any:
-        return arrays.as_rows(holes_as_nan(x))
+        return arrays.as_rows(missing_as_nan(x))
 
     def _parts(self, x):
         return x if self.noise != "none" else (x, None)
@@ -133,7 +157,7 @@ class IncompleteGaussian(Incomplete):
         seen = ~jnp.isnan(values)
         return SeenRows(jnp.where(seen, values, 0), seen.astype(values.dtype), noise)
 
-    # --- E-step ----------------------------------------------------------------------------------------------
+    # --- E-step -----------------------------------------------------------------------------------
 
     def complete(self, params: Any, x: Any) -> Any:
         covs = params.cov
@@ -158,7 +182,10 @@ class IncompleteGaussian(Incomplete):
         return jnp.concatenate([mean, quadratic], -1)
 
     def at_start(self, x: Any) -> Any:
-        """Holes filled by the data's mean and variance, in standard units 0 and 1; noise as if it were not there."""
+        """Features in which missing entries have the mean and the variance of the data.
+
+        In standard units these are 0 and 1. The noise is ignored.
+        """
         variances = 1 - x.seen
         cov = variances if self._elementwise else variances[..., None] * jnp.eye(x.seen.shape[1], dtype=x.seen.dtype)
         return self._features(x.values, cov)
@@ -174,17 +201,20 @@ class IncompleteGaussian(Incomplete):
             return jnp.zeros((), bool)
         return self.model.degenerate(params, n_points)
 
-    # --- what was not seen -------------------------------------------------------------------------------------
+    # --- missing entries --------------------------------------------------------------------------
 
     def conditional_mean(self, params: Any, x: Any) -> Any:
-        """E[v | what was seen of it] under every component: [n, k, d]."""
+        """E[v | x] under every component, [n, k, d]."""
         return self.complete(params, self.prepare(x))[0][..., : params.mean.shape[-1]]
 
     def observed(self, x: Any) -> Any:
         return rows_seen(self._parts(x)[0])
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        """Rows with the holes of x, and its noise (the pair (rows, S) then): [n, k, d]."""
+        """Draw rows [n, k, d] of every component, with the missing entries and the noise of x.
+
+        With noise the result is the pair (rows, S).
+        """
         values, noise = self._parts(x)
         row_key, noise_key = jax.random.split(key)
         rows = self.model.sample(params, row_key, len(values))
@@ -197,7 +227,7 @@ class IncompleteGaussian(Incomplete):
         each = (len(values), rows.shape[1])
         return rows if noise is None else (rows, jnp.broadcast_to(noise[:, None], (*each, *noise.shape[1:])))
 
-    # --- units: of each column, since holes have none of a mixture of columns ------------------------------------
+    # --- units of each column, since a missing entry cannot be mixed with other columns -----------
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
         return self.prepare(x).values
@@ -223,7 +253,7 @@ class IncompleteGaussian(Incomplete):
     def _seen_units(self, affine, seen):
         return SeenUnits(affine, seen, self.noise != "none", self.noise == "full", self.model.shape == "full")
 
-    # --- checks --------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def check_finite(self, x: Any) -> None:
         if self.noise == "none":
@@ -274,7 +304,7 @@ class IncompleteGaussian(Incomplete):
 
 
 def _not_positive_definite(matrices):
-    """Which [n] of the matrices [n, d, d] are not symmetric with eigenvalues above 0."""
+    """Which of the matrices [n, d, d] are not symmetric with eigenvalues above 0: [n] of bool."""
     scale = np.sqrt(np.abs(np.diagonal(matrices, axis1=1, axis2=2)))
     unit = matrices / np.maximum(scale[:, :, None] * scale[:, None, :], np.finfo(float).tiny)
     symmetric = np.abs(unit - unit.swapaxes(1, 2)).max((1, 2)) <= 1e-6
@@ -282,7 +312,11 @@ def _not_positive_definite(matrices):
 
 
 def _elementwise(mean, var, x):
-    """(E[v], var[v], log p(x)) [n, d], [n, d], [n] under one component of independent columns."""
+    """The moments of v given x, and log p(x), under one component of independent columns.
+
+    Returns:
+        (E[v] [n, d], var[v] [n, d], log p(x) [n]).
+    """
     noise = jnp.zeros_like(x.values) if x.noise is None else x.noise
     total = var + noise
     away = x.seen * (x.values - mean)
@@ -293,10 +327,15 @@ def _elementwise(mean, var, x):
 
 
 def _jointly(mean, cov, x):
-    """(E[v], cov[v], log p(x)) [n, d], [n, d, d], [n] under one component."""
+    """The moments of v given x, and log p(x), under one component.
+
+    Returns:
+        (E[v] [n, d], cov[v] [n, d, d], log p(x) [n]).
+    """
     both = x.seen[:, :, None] * x.seen[:, None, :]
     noise = jnp.zeros((), cov.dtype) if x.noise is None else x.noise if x.noise.ndim == 3 else _diagonal(x.noise)
-    # What was not seen gets a row and a column of I: it changes no determinant and meets no residual.
+    # A missing entry gets a row and a column of the identity matrix, which changes no determinant;
+    # its residual is 0.
     total = both * (cov + noise) + _diagonal(1 - x.seen)
     inverse = linalg.inverse_cholesky(total)
     y = jnp.einsum("nij,nj->ni", inverse, x.seen * (x.values - mean), precision=PRECISION)
@@ -305,7 +344,8 @@ def _jointly(mean, cov, x):
     expected = mean + jnp.einsum("nij,ni->nj", gain, y, precision=PRECISION)
     left = cov - jnp.einsum("nia,nib->nab", gain, gain, precision=PRECISION)
     if x.noise is None:
-        # Exact entries are what they are, whatever rounding says.
+        # Entries that were seen without noise are known exactly: they keep their values, without
+        # rounding errors.
         missing = 1 - x.seen
         return jnp.where(missing > 0, expected, x.values), missing[:, :, None] * missing[:, None, :] * left, log_prob
     return expected, left, log_prob

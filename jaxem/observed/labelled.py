@@ -1,4 +1,4 @@
-"""What is known of hidden values: labels, allowed sets and prior responsibilities of rows, all in one table."""
+"""Knowledge about hidden values in one table: labels, allowed sets and prior responsibilities."""
 
 import functools
 import inspect
@@ -16,12 +16,17 @@ from jaxem.contract.units import Units
 from jaxem.contract.wrapper import Wrapper
 from jaxem.numerics.tracing import is_traced
 
-#: The label of a row of which nothing is known.
+#: The label of a row whose hidden value is unknown.
 UNKNOWN = -1
 
 
 class LabelledRows(NamedTuple):
-    """Rows of a family, and evidence [n, k]: how likely what is known of each row is under every hidden value."""
+    """Rows of a family with what is known about their hidden values.
+
+    Attributes:
+        rows: rows of the family.
+        evidence: [n, k], the likelihood of what is known about each row under every hidden value.
+    """
 
     rows: Any
     evidence: Any
@@ -29,7 +34,7 @@ class LabelledRows(NamedTuple):
 
 @pytree_class
 class LabelledUnits(Units):
-    """The units of the rows; what is known of them has none."""
+    """The units of the rows; the evidence has no units."""
 
     inner: Units
 
@@ -58,18 +63,22 @@ class LabelledUnits(Units):
 
 @model_class
 class Labelled(Wrapper, Family):
-    """`model`, a family, with what is known of each row's hidden value: p(x_i | k) becomes evidence_ik p(x_i | k).
+    """A family with evidence about the hidden value of each row.
 
-    A label is a row of evidence with a single 1, an allowed set has a 1 for each of its members, and prior
-    responsibilities are any numbers of at least 0. A row's log-likelihood is then log sum_k weights_k evidence_ik
-    p(x_i | k): for a label y that of the pair (x, y). The latent structure around the family knows nothing of it.
+    p(x_i | k) becomes evidence_ik p(x_i | k). For a label, a row of evidence has a single 1; for an
+    allowed set it has a 1 for each member; prior responsibilities are any numbers of at least 0.
+    The log-likelihood of a row is then log sum_k weights_k evidence_ik p(x_i | k), in nats; for a
+    label y it is that of the pair (x, y). The latent structure around the family stays the same.
+
+    Args:
+        model: the family. A fit with `labels=` wraps the family of its model in this class.
     """
 
     model: Any
 
     @classmethod
     def taken_over(cls, name: str, declared: Any) -> Any:
-        """The method of the wrapped family, called with the rows in place of the labelled rows."""
+        """The method `name` of the wrapped family, which gets the rows without their evidence."""
         names = list(inspect.signature(declared).parameters)[1:]
         places = [i for i, argument in enumerate(names) if argument in ("x", "z")]
         if not places:
@@ -108,12 +117,16 @@ class Labelled(Wrapper, Family):
         return _with_evidence(self.model.origin(_rows_of(x), params))
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        """Rows of every component, and nothing known of them: leaves [n, k, ...]."""
+        """Draw rows of every component, leaves [n, k, ...], with evidence that says nothing."""
         rows = self.model.sample_like(params, key, x.rows)
         return LabelledRows(rows, jnp.ones((*x.evidence.shape, x.evidence.shape[1]), x.evidence.dtype))
 
     def informed(self, resp: Any, x: Any) -> Any:
-        """`resp` with its columns renumbered to agree with the evidence as well as may be, times the evidence."""
+        """`resp` times the evidence, normalised.
+
+        The columns of `resp` are renumbered before, so that they agree with the evidence as well as
+        the greedy choice of `matched` can make them.
+        """
         share = x.evidence / x.evidence.sum(-1, keepdims=True)
         tells = (share.max(-1) > share.min(-1)).astype(resp.dtype)
         resp = self.model.informed(resp, x.rows)[:, matched((resp * tells[:, None]).T @ share)]
@@ -133,8 +146,11 @@ def _with_evidence(units: Units) -> Units:
     return units if units.is_identity else LabelledUnits(units)
 
 
-def matched(agreement: Any) -> Any:
-    """For every column of [k, k] a row of its own, the largest entries first."""
+def matched(agreement: jax.Array) -> jax.Array:
+    """A different row for every column of a table [k, k]: [k] of int.
+
+    Rows are chosen greedily, by the largest entries first.
+    """
     k = agreement.shape[0]
 
     def take(_, carry):
@@ -145,14 +161,36 @@ def matched(agreement: Any) -> Any:
     return jax.lax.fori_loop(0, k, take, (agreement, jnp.arange(k)))[1]
 
 
-def label_rows(component: Any, rows: Any, labels: Any, shape: Any, k: int) -> Any:
-    """(the family of labelled rows, the rows with their evidence); rows have leading axes of `shape`."""
+def label_rows(component: Any, rows: Any, labels: Any, shape: tuple[int, ...], k: int) -> Any:
+    """A family of labelled rows, and the rows with the evidence of their labels.
+
+    Args:
+        component: the family of the rows.
+        rows: rows of the family, with leading axes of `shape`.
+        labels: labels, or a table, see `evidence_of`.
+        shape: the shape of the labels, [n]; for sequences [n, t].
+        k: the number of hidden values.
+
+    Returns:
+        (the `Labelled` family, `LabelledRows`).
+    """
     dtype = jnp.result_type(*jax.tree.leaves(rows))
     return Labelled(component), LabelledRows(rows, evidence_of(labels, shape, k, dtype))
 
 
-def evidence_of(labels: Any, shape: Any, k: int, dtype: Any) -> Any:
-    """A table [*shape, k] from labels [*shape] of int (-1: unknown), or from a table of bool or of numbers >= 0."""
+def evidence_of(labels: Any, shape: tuple[int, ...], k: int, dtype: Any) -> Any:
+    """The table of evidence, [*shape, k].
+
+    Args:
+        labels: labels [*shape] of int, where -1 stands for unknown, or a table [*shape, k] of bool
+            or of numbers of at least 0. The values may be traced; they are not checked then.
+        shape: the leading axes of the rows.
+        k: the number of hidden values.
+        dtype: the dtype of the table.
+
+    Raises:
+        ValueError: the labels have another dtype, another shape, or impossible values.
+    """
     if not is_traced(labels):
         labels = np.asarray(labels)
         if labels.dtype.kind not in "biuf":
@@ -188,7 +226,10 @@ def _check_table(table):
         return
     bad = ~(np.isfinite(table) & (table >= 0)).all(-1)
     empty = ~bad & ~(table > 0).any(-1)
-    for wrong, what in ((bad, "expected numbers of at least 0"), (empty, "no hidden value is allowed")):
+    for wrong, what in (
+        (bad, "expected numbers of at least 0; got negative, NaN or infinite ones"),
+        (empty, "expected an allowed hidden value in every row; got none"),
+    ):
         if wrong.any():
             place = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise ValueError(f"labels: {what} at row {place[0] if len(place) == 1 else place}")

@@ -1,4 +1,4 @@
-"""Holes in rows whose columns are independent given the component: a hole is a row of weight 0 for its column."""
+"""Missing entries in rows with independent columns: their rows have weight 0 in their columns."""
 
 from typing import Any, NamedTuple
 
@@ -16,20 +16,25 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.inputs import arrays
 from jaxem.inputs.covariance_rank import check_ranges
 from jaxem.numerics.tracing import is_traced
-from jaxem.observed.holes import (
+from jaxem.observed.incomplete_gaussian import IncompleteGaussian
+from jaxem.observed.missing_entries import (
     check_columns_seen,
     column_ranges,
     filled,
-    holes_as_nan,
+    missing_as_nan,
     require_no_infinity,
     rows_seen,
     seen_columns,
 )
-from jaxem.observed.incomplete_gaussian import IncompleteGaussian
 
 
 class ColumnRows(NamedTuple):
-    """Rows cut into columns: data, leaves [n, d, ...] valid everywhere; seen [n, d], 0 for a hole."""
+    """Rows that are cut into columns.
+
+    Attributes:
+        data: leaves [n, d, ...]; they hold valid numbers in place of missing entries.
+        seen: [n, d], 1 for an entry that was seen and 0 for a missing one.
+    """
 
     data: Any
     seen: Any
@@ -37,20 +42,35 @@ class ColumnRows(NamedTuple):
 
 @pytree_class
 class ColumnPosterior(Posterior):
-    """What each column's family expects of its own, leaves [d, ...]; a missing entry's is one of nothing."""
+    """The posteriors of the hidden variables of each column.
+
+    Attributes:
+        each: the posterior of the family for each column, whose leaves have a leading axis d. For
+            missing entries it has no meaning.
+    """
 
     each: Any
 
 
 class PreparedColumns(NamedTuple):
-    """The family's prepared data of each column, leaves [d, ...], and seen [d, n]."""
+    """Prepared data of each column.
+
+    Attributes:
+        each: the prepared data of the family for each column, whose leaves have a leading axis d.
+        seen: [d, n], 1 for an entry that was seen and 0 for a missing one.
+    """
 
     each: Any
     seen: Any
 
 
 class ColumnStats(NamedTuple):
-    """Expected number of rows of each component [k], and the family's statistics of each column, leaves [d, ...]."""
+    """The expected sufficient statistics of `Missing`.
+
+    Attributes:
+        count: the expected number of rows of each component, [k].
+        each: the statistics of the family for each column, whose leaves have a leading axis d.
+    """
 
     count: Any
     each: Any
@@ -58,22 +78,33 @@ class ColumnStats(NamedTuple):
 
 @model_class
 class Missing(Wrapper, Family):
-    """`model`, a family of independent columns, with NaN for entries that are missing at random.
+    """A family of independent columns for rows in which NaN stands for entries missing at random.
 
-    log p(x_i | k) is the sum over the columns that were seen, the ignorable likelihood: a hole has weight 0 in its
-    column, so nothing is imputed and the M-step of every column rests on what was seen of it. For numbers (one column)
-    a missing row says nothing by itself; beside others in a `Product`, or in an HMM, it is skipped.
-    Little and Rubin (2019), chapter 6.
+    log p(x_i | k) is the sum over the columns of row i that were seen, in nats. This is the
+    ignorable likelihood: a missing entry has weight 0 in its column, so nothing is imputed, and the
+    M-step of every column uses only the entries that were seen. Where rows are numbers (one
+    column), a missing row has no information by itself; in a `Product` with other columns, or in an
+    HMM, it is skipped. Little and Rubin (2019), chapter 6.
 
     `jaxem.missing(family)` also takes normals whose columns depend on each other.
 
-    >>> import jax, jaxem
-    >>> nan = jax.numpy.nan
-    >>> x = jax.numpy.array([[1., 1., nan], [1., nan, 0.], [0., 0., 1.], [nan, 1., 1.], [1., 1., 0.], [0., 0., 1.]])
-    >>> model = jaxem.Mixture(jaxem.Missing(jaxem.Bernoulli()), 2)
-    >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
-    >>> best.params.components.prob.shape
-    (2, 3)
+    Args:
+        model: the family.
+
+    Raises:
+        ValueError: the columns of the family are not independent.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> nan = jax.numpy.nan
+        >>> x = jax.numpy.array([
+        ...     [1., 1., nan], [1., nan, 0.], [0., 0., 1.],
+        ...     [nan, 1., 1.], [1., 1., 0.], [0., 0., 1.],
+        ... ])
+        >>> model = jaxem.Mixture(jaxem.Missing(jaxem.Bernoulli()), 2)
+        >>> best, _ = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> best.params.components.prob.shape
+        (2, 3)
     """
 
     model: Any
@@ -81,14 +112,14 @@ class Missing(Wrapper, Family):
     def __post_init__(self) -> None:
         if not self.model.independent_columns:
             raise ValueError(
-                f"model: expected a family of independent columns; {type(self.model).__name__} is none "
-                "(jaxem.missing(family) knows what to do for normals)"
+                f"model: expected a family of independent columns; got {type(self.model).__name__} "
+                "(for a Gaussian use jaxem.missing(family))"
             )
 
     def rows(self, x: Any) -> Any:
-        return arrays.as_rows(holes_as_nan(x))
+        return arrays.as_rows(missing_as_nan(x))
 
-    # --- rows and params by columns -----------------------------------------------------------------------------
+    # --- rows and params by columns ---------------------------------------------------------------
 
     def _cut(self, x) -> ColumnRows:
         if isinstance(x, ColumnRows):
@@ -98,14 +129,14 @@ class Missing(Wrapper, Family):
         return ColumnRows(data, seen.T)
 
     def _by_column(self, params):
-        """Params of d families of one column each: leaves [d, k, 1, ...]."""
+        """The params of d families of one column each, leaves [d, k, 1, ...]."""
         return params_by_column(self.model, params)
 
     def _joined(self, each):
         """The inverse of `_by_column`."""
         return params_joined(self.model, each)
 
-    # --- the steps: those of every column, side by side ------------------------------------------------------------
+    # --- the steps of every column, side by side --------------------------------------------------
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         if isinstance(x, PreparedColumns):
@@ -120,7 +151,7 @@ class Missing(Wrapper, Family):
     def e_step(self, params: Any, x: Any) -> EStep:
         if isinstance(x, PreparedColumns):
             each, seen, axis = x.each, x.seen, 0
-        else:  # rows as they came: the family's direct form
+        else:  # Rows that are not prepared go through the direct form of the family.
             each, seen = self._cut(x)
             seen, axis = seen.T, 1
         resp, log_prob = jax.vmap(self.model.e_step, (0, axis))(self._by_column(params), each)
@@ -161,22 +192,22 @@ class Missing(Wrapper, Family):
     def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         return params
 
-    # --- what was not seen -------------------------------------------------------------------------------------
+    # --- missing entries --------------------------------------------------------------------------
 
     def conditional_mean(self, params: Any, x: Any) -> Any:
-        """x with a hole's expectation under every component in its place: [n, k, ...]."""
+        """x with each missing entry replaced by its mean under every component, [n, k, ...]."""
         return jnp.where(jnp.isnan(x)[:, None], self.model.mean(params), x[:, None])
 
     def observed(self, x: Any) -> Any:
         return rows_seen(x)
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        """Rows of every component with the holes of x: [n, k, ...]."""
+        """Draw rows [n, k, ...] of every component, with the missing entries of x."""
         rows = self.model.sample_like(params, key, filled(x))
         return jnp.where(jnp.isnan(x)[:, None], jnp.nan, rows)
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """The family's coordinates of each column, in which a hole lies at the column's mean."""
+        """The coordinates of each column, with the mean of the column for missing entries."""
         data, seen = self._cut(x)
         ones = jnp.ones(len(seen), seen.dtype) if weights is None else weights
 
@@ -189,7 +220,7 @@ class Missing(Wrapper, Family):
         rows = jax.vmap(one, 1)(data, seen)
         return rows.swapaxes(0, 1).reshape(len(seen), -1)
 
-    # --- units of each column ---------------------------------------------------------------------------------------
+    # --- units of each column ---------------------------------------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         data, seen = self._cut(x)
@@ -198,10 +229,10 @@ class Missing(Wrapper, Family):
         return each if each.is_identity else ColumnUnits(each, seen, self.model, self.row_ndim)
 
     def origin(self, x: Any, params: Any = None) -> Units:
-        """The family's own, which moves every column by itself, missing entries too."""
+        """The origin of the family, which moves every column by itself."""
         return self.model.origin(None if x is None else filled(x), params)
 
-    # --- checks --------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def check_finite(self, x: Any) -> None:
         require_no_infinity(x)
@@ -219,13 +250,20 @@ class Missing(Wrapper, Family):
         if is_traced(x, weights):
             return
         check_columns_seen(x if x.ndim == 2 else x[:, None], weights)
-        if isinstance(self.model, Gaussian):  # the others ask for no spread
+        if isinstance(self.model, Gaussian):  # Only normals need columns that vary.
             check_ranges(*column_ranges(x, weights), "diag", dtype)
 
 
 @pytree_class
 class ColumnUnits(Units):
-    """The units of each column, leaves [d, ...], and which entries [n, d] were seen: each one changes the density."""
+    """The units of each column; the density of a row changes with each entry that was seen.
+
+    Attributes:
+        each: the units of the family for each column, whose leaves have a leading axis d.
+        seen: [n, d], 1 for an entry that was seen and 0 for a missing one.
+        family: the family of the columns.
+        row_ndim: the number of axes of a row: 1, or 0 for numbers.
+    """
 
     each: Units
     seen: Any
@@ -255,7 +293,7 @@ class ColumnUnits(Units):
 
 
 def _column_axes(family, params):
-    """Where each leaf of params has its columns; -1 for numbers, which have none."""
+    """The axis of the columns in each leaf of params; -1 for numbers, which have no columns."""
     return jax.tree.map(
         lambda axis, leaf: -1 if family.row_ndim == 0 else 0 if axis is None else 1,
         full_axes(family),
@@ -265,7 +303,10 @@ def _column_axes(family, params):
 
 
 def params_by_column(family: Family, params: Any) -> Any:
-    """Params of d families of one column each, leaves [d, k, 1, ...], from those of one family of d columns."""
+    """The params of d families of one column each, from the params of one family of d columns.
+
+    Their leaves are [d, k, 1, ...].
+    """
 
     def cut(axis, leaf):
         leaf = jnp.asarray(leaf)
@@ -284,14 +325,25 @@ def params_joined(family: Family, each: Any) -> Any:
 
 
 def missing(family: Family, noise: str = "none") -> Family:
-    """`family` with NaN for the entries of its rows that are missing at random: they are integrated out.
+    """A family for rows in which NaN stands for entries missing at random; they are integrated out.
 
-    Any family of independent columns or of numbers (`Missing`), and every `Gaussian` (`IncompleteGaussian`, which also
-    takes rows of known noise: "diag" or "full").
+    Args:
+        family: any family of independent columns or of numbers, or any `Gaussian`.
+        noise: "diag" or "full" for a `Gaussian` whose rows have noise of known size, see
+            `IncompleteGaussian`; otherwise "none".
 
-    >>> import jaxem
-    >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__, type(jaxem.missing(jaxem.Poisson())).__name__
-    ('IncompleteGaussian', 'Missing')
+    Returns:
+        An `IncompleteGaussian` or a `Missing`.
+
+    Raises:
+        ValueError: the columns of the family depend on each other and it is no `Gaussian`.
+
+    Examples:
+        >>> import jaxem
+        >>> type(jaxem.missing(jaxem.Gaussian("full"))).__name__
+        'IncompleteGaussian'
+        >>> type(jaxem.missing(jaxem.Poisson())).__name__
+        'Missing'
     """
     if isinstance(family, Gaussian) and (noise != "none" or not family.independent_columns):
         return IncompleteGaussian(family, noise)

@@ -1,4 +1,4 @@
-"""Rows of one group share one hidden value: repeated measurements, panels."""
+"""Groups of rows that share one hidden value, such as repeated measurements and panels."""
 
 from typing import Any, NamedTuple
 
@@ -29,13 +29,22 @@ from jaxem.inputs.sequences import (
 
 @pytree_class
 class GroupPosterior(Posterior):
-    """What the family expects of its own of every row; that of a group is not worked out."""
+    """The posterior of the hidden variables that the family has itself.
+
+    Attributes:
+        rows: the posterior of the family, for every row. The posterior of a group is not computed.
+    """
 
     rows: Any
 
 
 class GroupStats(NamedTuple):
-    """Expected number of groups of each component [k], and the family's statistics of their rows."""
+    """The expected sufficient statistics of `Repeated`.
+
+    Attributes:
+        count: the expected number of groups of each component, [k].
+        rows: the statistics of the family, from the rows of the groups.
+    """
 
     count: Any
     rows: Any
@@ -43,26 +52,31 @@ class GroupStats(NamedTuple):
 
 @model_class
 class Repeated(Wrapper, Family):
-    """`model`, a family, whose rows come in groups that share their component: p(group | k) = prod_i p(x_i | k).
+    """A family whose rows come in groups with one component each: p(group | k) = prod_i p(x_i | k).
 
-    x is [g, m, ...] for g groups of m rows, or the pair (rows [g, m, ...], sizes [g]); `group_rows` makes it from rows
-    and their groups. What lies beyond a size is ignored. An example is a group: log_prob is [g], weights of a mixture
-    are shares of groups, and sample weights are one per group.
+    Data x are [g, m, ...] for g groups of m rows, or the pair (rows [g, m, ...], sizes [g]), which
+    `group_rows` makes from rows and their groups. Rows beyond the size of a group are ignored. An
+    example is a group: log_prob is [g], in nats, the weights of a mixture are shares of the groups,
+    and sample weights are one number for each group.
 
-    >>> import jax, jaxem
-    >>> x, group = jax.numpy.array([1., 2., 9., 8., 1., 3., 9.]), [0, 0, 1, 1, 2, 2, 3]
-    >>> model = jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2)
-    >>> groups = jaxem.group_rows(x, group)
-    >>> best, _ = jaxem.fit_restarts(model, groups, jax.random.key(0), n_restarts=8)
-    >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
-    [1.8, 8.7]
-    >>> model.predict(best.params, groups).shape
-    (4,)
+    Args:
+        model: the family of the rows.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x, group = jax.numpy.array([1., 2., 9., 8., 1., 3., 9.]), [0, 0, 1, 1, 2, 2, 3]
+        >>> model = jaxem.Mixture(jaxem.Repeated(jaxem.Poisson()), 2)
+        >>> groups = jaxem.group_rows(x, group)
+        >>> best, _ = jaxem.fit_restarts(model, groups, jax.random.key(0), n_restarts=8)
+        >>> sorted(round(rate, 1) for rate in best.params.components.rate.tolist())
+        [1.8, 8.7]
+        >>> model.predict(best.params, groups).shape
+        (4,)
     """
 
     model: Any
 
-    # --- data: a row is a group -------------------------------------------------------------------------------------
+    # --- data: an example is a group --------------------------------------------------------------
 
     def rows(self, x: Any) -> Sequences:
         groups = as_sequences(x, self.model.row_ndim)
@@ -100,7 +114,7 @@ class Repeated(Wrapper, Family):
         return GroupStats(weights.sum(0), rows)
 
     def _of_rows(self, weights, lengths, m):
-        """Weights [m g, k] of the rows from those of their groups [g, k]."""
+        """The weights [m g, k] of the rows from the weights [g, k] of their groups."""
         weights = jnp.broadcast_to(weights, (m, *weights.shape))
         mask = inside(lengths, m)
         weights = weights if mask is None else jnp.where(mask[..., None], weights, 0)
@@ -129,7 +143,7 @@ class Repeated(Wrapper, Family):
         return self.model.refined(params, time_rows(z), self._of_rows(weights, z.lengths, z.shape[1]))
 
     def embed(self, x: Any, weights: jax.Array | None = None) -> Any:
-        """The mean of each group's rows, in the family's own coordinates."""
+        """The mean of the rows of each group, in the coordinates of the family."""
         x = self.rows(x)
         rows = from_time_rows(self.model.embed(time_rows(x), time_weights(x, weights)), *x.shape)
         used = inside(x.lengths, x.shape[1])
@@ -137,7 +151,11 @@ class Repeated(Wrapper, Family):
         return jnp.einsum("gm,gme->ge", used / used.sum(1, keepdims=True), rows)
 
     def sample_like(self, params: Any, key: jax.Array, x: Any) -> Any:
-        """Groups of the sizes of x from every component: leaves [g, k, m, ...], beside the sizes if x has them."""
+        """Draw groups with the sizes of those of x, from every component.
+
+        Returns:
+            `Sequences` with leaves [g, k, m, ...], and with the sizes where x has them.
+        """
         x = self.rows(x)
         rows = from_time_rows(self.model.sample_like(params, key, time_rows(x)), *x.shape)
         values = jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
@@ -150,7 +168,7 @@ class Repeated(Wrapper, Family):
         rows = from_time_rows(self.model.conditional_mean(params, time_rows(x)), *x.shape)
         return jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), rows)
 
-    # --- units are those of the rows -----------------------------------------------------------------------------
+    # --- units of the rows ------------------------------------------------------------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         x = self.rows(x)
@@ -162,7 +180,7 @@ class Repeated(Wrapper, Family):
         origin = self.model.origin(None if rows is None else time_rows(rows), params)
         return origin if origin.is_identity else SequenceUnits(origin, None if rows is None else rows.n_observations)
 
-    # --- checks --------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def check_finite(self, x: Any) -> None:
         self.model.check_finite(self.rows(x).values)
@@ -180,11 +198,23 @@ class Repeated(Wrapper, Family):
 
 
 def group_rows(x: Any, groups: ArrayLike) -> Any:
-    """(rows [g, m, ...], sizes [g]) from rows [n, ...] (or a tuple of arrays) and the group of each, in sorted order.
+    """Sort rows into groups, which is the form of data that `Repeated` takes.
 
-    >>> rows, sizes = group_rows([1.0, 2.0, 3.0], ["b", "a", "b"])
-    >>> rows.tolist(), sizes.tolist()
-    ([[2.0, 0.0], [1.0, 3.0]], [1, 2])
+    Args:
+        x: rows [n, ...], or a tuple of arrays of rows.
+        groups: [n], the label of the group of each row: numbers or text.
+
+    Returns:
+        (rows [g, m, ...], sizes [g]), where m is the largest size. The groups are in the sorted
+        order of their labels, and rows beyond the size of a group are 0.
+
+    Raises:
+        ValueError: `groups` has another shape.
+
+    Examples:
+        >>> rows, sizes = group_rows([1.0, 2.0, 3.0], ["b", "a", "b"])
+        >>> rows.tolist(), sizes.tolist()
+        ([[2.0, 0.0], [1.0, 3.0]], [1, 2])
     """
     x = jax.tree.map(np.asarray, arrays.as_rows(x))
     groups = np.asarray(groups)

@@ -1,17 +1,22 @@
-"""The laws of a model as a test for anyone's own: `check_model`.
+"""A test of any model, also of your own: `check_model` checks the ten laws of a model.
 
- 1 additivity     the statistics of two halves add up; chunks, prepared and sharded data change nothing
- 2 weights        statistics are linear in them; an integer weight repeats a row, weight 0 leaves it out
- 3 M-step         the gradient of Q at maximize(stats) is 0, and nothing near it is better
- 4 Fisher         the gradient of the log-likelihood equals that of Q at the params of the E-step
- 5 monotone       the objective never falls; log-likelihood = ELBO + KL for any q
- 6 constraints    params survive a round trip; any unconstrained vector is valid
- 7 equivariance   rows, components, units
- 8 structure      shapes, dtypes and trees are kept; jit, vmap and restarts change nothing
- 9 compilation    none for a new tol, max_steps, start, weights or hyperparameter
-10 log_prob       equals a reference, and is the log of something that adds up to 1
+ 1 additivity: the statistics of two halves add up; chunked, prepared and sharded data give the
+   same.
+ 2 weights: statistics are linear in the weights; an integer weight repeats a row, and weight 0
+   leaves it out.
+ 3 M-step: the gradient of Q at maximize(stats) is 0, and no params near them are better.
+ 4 Fisher's identity: the gradients of the log-likelihood and of Q are equal at the params of the
+   E-step.
+ 5 monotone objective and bound: the objective never falls; log-likelihood = ELBO + KL for any q.
+ 6 constraints: params survive a round trip to unconstrained coordinates, and every unconstrained
+   vector gives valid params.
+ 7 equivariance: the order of rows, the numbering of components and the units do not matter.
+ 8 structure: shapes, dtypes and trees are kept; jit, vmap and restarts change nothing.
+ 9 no recompilation: a new tol, max_steps, start, weights or hyperparameter compiles nothing.
+10 log_prob: it equals a reference, and it is the log of a density that adds up to 1.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,9 +29,14 @@ __all__ = ["LAWS", "Outcome", "Report", "check_model", "count_compilations"]
 
 
 class Outcome(NamedTuple):
-    """One check: its law (1 to 10), what was asked, and "passed", "skipped" or "failed" with the details.
+    """The outcome of one check.
 
-    margin: largest difference seen, as a share of what rounding explains.
+    Attributes:
+        law: the number of its law, 1 to 10.
+        what: what was checked.
+        status: "passed", "skipped" or "failed".
+        detail: why the check was skipped, or how it failed.
+        margin: the largest difference seen, as a share of what rounding explains.
     """
 
     law: int
@@ -41,15 +51,21 @@ class Outcome(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `check_model` looked at; print it."""
+    """The outcomes of all checks of `check_model`, which `print` shows one a line.
+
+    Attributes:
+        model: the name of the class of the model.
+        outcomes: one `Outcome` for each check.
+    """
 
     model: str
     outcomes: tuple[Outcome, ...]
 
-    def with_status(self, status: Any) -> list[Outcome]:
+    def with_status(self, status: str) -> list[Outcome]:
+        """The outcomes with this status."""
         return [outcome for outcome in self.outcomes if outcome.status == status]
 
-    def __str__(self) -> Any:
+    def __str__(self) -> str:
         passed, skipped = (len(self.with_status(status)) for status in ("passed", "skipped"))
         return "\n".join([f"{self.model}: {passed} checks passed, {skipped} skipped", *map(str, self.outcomes)])
 
@@ -59,35 +75,48 @@ def check_model(
     key: jax.Array,
     x: Any,
     *,
-    affine: Any = None,
-    reference: Any = None,
+    affine: Callable | None = None,
+    reference: Callable | None = None,
     exact_m_step: bool = True,
-    laws: Any = tuple(LAWS),
+    laws: Sequence[int] = tuple(LAWS),
     thorough: bool = True,
 ) -> Report:
-    """Check the ten laws on `model`, with starts drawn by `key` for the data x; a few hundred rows are plenty.
+    """Check the ten laws of a model on data x.
 
-    The laws are checked in the dtype of x (float64 needs jax's x64 mode) with tolerances that belong to it, from the
-    model's own random starts, and through its methods alone. What it does not provide (`expected_log_joint`,
-    `permute`, `sample`, ...) is skipped and the report says so.
+    The laws are checked in the dtype of x (float64 needs the x64 mode of JAX), with tolerances for
+    this dtype, from random starts of the model, and through its methods alone. Checks of methods
+    that the model does not provide (`expected_log_joint`, `permute`, `sample`, ...) are skipped,
+    and the report says so.
 
-    affine: a function x -> (changed x, log volume per example) under which the model is equivariant:
-        log p(changed x) = log p(x) - log volume once each is fitted. reference: (params, x) -> log_prob [n].
-    exact_m_step: False for an M-step that only raises Q. laws: which of the ten to check. thorough: False leaves out
-        the three checks that fit the model or draw from it.
+    Args:
+        model: the model.
+        key: a random key for starts and draws.
+        x: the data; a few hundred rows are enough.
+        affine: a function x -> (changed x, log volume of each example) under which the model is
+            equivariant: log p(changed x) = log p(x) - log volume, once the model is fitted to each.
+        reference: a function (params, x) -> log_prob [n] that is known to be right.
+        exact_m_step: False for an M-step that only raises Q.
+        laws: the numbers of the laws to check.
+        thorough: False leaves out the three checks that fit the model or draw from it.
 
-    Returns a `Report`. Raises AssertionError that names every law that is broken, the leaf, and by how much.
+    Returns:
+        A `Report`.
 
-    >>> import jax, jaxem
-    >>> from jaxem.testing import check_model
-    >>> x = jaxem.datasets.old_faithful()
-    >>> report = check_model(jaxem.gaussian_mixture(2, "diag"), jax.random.key(0), x, laws=(2, 4))
-    >>> print(report)
-    Mixture: 4 checks passed, 0 skipped
-    ok   2 weights: statistics are linear in the weights
-    ok   2 weights: an integer weight repeats a row, weight 0 leaves it out
-    ok   2 weights: no weights are weights of 1
-    ok   4 Fisher's identity: the gradient of the log-likelihood is that of Q at the same params
+    Raises:
+        AssertionError: a law is broken. The message names every broken law, the leaf, and the size
+            of the difference.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> from jaxem.testing import check_model
+        >>> x, model = jaxem.datasets.old_faithful(), jaxem.gaussian_mixture(2, "diag")
+        >>> report = check_model(model, jax.random.key(0), x, laws=(2, 4))
+        >>> print(report)
+        Mixture: 4 checks passed, 0 skipped
+        ok   2 weights: statistics are linear in the weights
+        ok   2 weights: an integer weight repeats a row, weight 0 leaves it out
+        ok   2 weights: no weights are weights of 1
+        ok   4 Fisher's identity: the gradient of the log-likelihood is that of Q at the same params
     """
     case = Case(model, key, x, affine, reference, exact_m_step)
     outcomes = [_outcome(case, check) for check in CHECKS if check.law in laws and (thorough or not check.slow)]

@@ -1,26 +1,29 @@
-"""Counting compilations, to show that new numbers compile nothing."""
+"""Counting compilations, which shows that new numbers compile nothing."""
 
 import contextlib
 from typing import Any
 
 import jax
 
-#: What XLA reports once per program it compiles.
+#: The event that JAX reports once for each program that XLA compiles.
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 @contextlib.contextmanager
 def count_compilations() -> Any:
-    """A list that grows by one entry for every program compiled inside the block.
+    """A context whose value is a list: it gets one entry for each program compiled in the block.
 
-    >>> import jax, jax.numpy as jnp
-    >>> double, x = jax.jit(lambda x: 2 * x), jnp.ones(3)
-    >>> with count_compilations() as first:
-    ...     y = double(x)
-    >>> with count_compilations() as second:
-    ...     y = double(y)
-    >>> len(first), len(second)
-    (1, 0)
+    The entries are the names of the programs.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> double, x = jax.jit(lambda x: 2 * x), jnp.ones(3)
+        >>> with count_compilations() as first:
+        ...     y = double(x)
+        >>> with count_compilations() as second:
+        ...     y = double(y)
+        >>> len(first), len(second)
+        (1, 0)
     """
     programs = []
 

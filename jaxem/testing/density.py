@@ -1,29 +1,36 @@
-"""Do densities add up to 1? Answered from the model's own draws, without knowing its sample space."""
-
-from typing import Any
+"""The check that densities add up to 1, from draws of the model, for any sample space."""
 
 import jax
 import numpy as np
 
-from jaxem.testing.case import NotChecked, on_host
+from jaxem.testing.case import Case, NotChecked, on_host
 
-#: Draws that the comparison density is built on, and at least as many that it is evaluated at.
+#: The number of draws from which the comparison density is estimated. It is evaluated at no fewer.
 N_DRAWS = 2000
-#: Its kernel at each draw reaches to this neighbour.
+#: The width of the kernel at a draw is its distance from the neighbour with this number.
 NEIGHBOUR = 10
-#: Beyond this many columns a kernel density says too little.
+#: With more columns than this, a kernel density is too imprecise.
 MAX_COLUMNS = 6
-#: A constant off by 1/4 nat is to be seen: five standard errors must be less.
+#: The largest standard error of the total. A constant that is wrong by 1/4 nat has to be found, so
+#: five standard errors must be less than that.
 LARGEST_ERROR = 0.04
-#: What kernels near the edge of a sample space put outside of it.
+#: The share of probability that kernels near the edge of a sample space put outside of it.
 EDGE = 0.02
 
 
-def check_normalised(case: Any) -> None:
-    """E_p[q(y) / p(y)] = 1 for any density q inside p's support, if p adds up to 1.
+def check_normalised(case: Case) -> None:
+    """Check that the densities p of the model add up to 1.
 
-    y are draws from the model, and q is an estimate of their density from other draws: their frequencies where all
-    are whole numbers, else normal kernels whose widths follow the distance to their neighbours.
+    If they do, E_p[q(y) / p(y)] = 1 for any density q inside the support of p. Here y are draws
+    from the model, and q is an estimate of their density from other draws: their frequencies where
+    all are whole numbers, otherwise normal kernels whose widths follow the distances to neighbours.
+
+    Args:
+        case: the `Case` of a model.
+
+    Raises:
+        Violation: the densities do not add up to 1.
+        NotChecked: the check does not apply to this model, or is too imprecise.
     """
     if not case.model.normalised:
         raise NotChecked("log_prob is not a log density")
@@ -33,7 +40,7 @@ def check_normalised(case: Any) -> None:
         raise NotChecked("`sample` does not give rows like x")
     draws = np.asarray(draws, case.dtype)
     log_q = _density_of(_as_columns(draws[n_batches * case.n :]))(_as_columns(draws[: n_batches * case.n]))
-    # Batches as long as x, so that no program is compiled for them.
+    # The batches are as long as x, so that no program is compiled for them.
     batches = np.split(draws[: n_batches * case.n], n_batches)
     log_prob = [case.expectation(case.points[0], batch, case.ones).log_prob for batch in batches]
     ratio = np.exp(log_q - np.concatenate(log_prob).astype(np.float64))
@@ -49,7 +56,7 @@ def _density_of(centres):
         return lambda y: _log_frequency(y, centres)
     if centres.shape[1] > MAX_COLUMNS:
         raise NotChecked(f"rows of {centres.shape[1]} numbers are too many for a density estimate")
-    if len(np.unique(centres, axis=0)) < 0.99 * len(centres):  # rounding to float32 repeats a few
+    if len(np.unique(centres, axis=0)) < 0.99 * len(centres):  # Rounding to float32 repeats a few.
         raise NotChecked("draws repeat: they have no density")
     for size in (np.linalg.norm(centres, axis=1), centres.sum(1)):
         if centres.shape[1] > 1 and np.ptp(size) <= 1e-5 * np.abs(size).max():

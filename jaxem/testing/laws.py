@@ -1,4 +1,4 @@
-"""The ten laws, each as a few small checks of a `Case`. None of them knows which model it looks at."""
+"""The ten laws, each as a few small checks of a `Case`. No check knows which model it checks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -43,7 +43,14 @@ LAWS = {
 
 
 class Check(NamedTuple):
-    """slow: whether it fits the model, or draws from it."""
+    """A check of a law.
+
+    Attributes:
+        law: the number of the law.
+        what: what is checked, for the report.
+        function: the check; it raises `Violation` or `NotChecked`.
+        slow: whether it fits the model, or draws from it.
+    """
 
     law: int
     what: str
@@ -54,7 +61,9 @@ class Check(NamedTuple):
 CHECKS: list[Check] = []
 
 
-def check(law: Any, what: str, slow: bool = False) -> Any:
+def check(law: int, what: str, slow: bool = False) -> Any:
+    """Decorator that adds a function to CHECKS, with the fields of `Check`."""
+
     def register(function):
         CHECKS.append(Check(law, what, function, slow))
         return function
@@ -62,7 +71,7 @@ def check(law: Any, what: str, slow: bool = False) -> Any:
     return register
 
 
-# --- 1 and 2: statistics add up and are linear in the weights -----------------------------------------------------
+# --- 1 and 2: statistics add up and are linear in the weights -------------------------------------
 
 
 @check(1, "the statistics of two halves add up to those of the whole")
@@ -129,7 +138,7 @@ def _unweighted(case):
     case.same_sums("stats(weights=None)", stats, case.at_start.stats)
 
 
-# --- 3 and 4: what the M-step maximises, and what links it to the log-likelihood -----------------------------------
+# --- 3 and 4: what the M-step maximises, and what links it to the log-likelihood ------------------
 
 
 @check(3, "the gradient of Q is 0 at maximize(stats)")
@@ -169,7 +178,7 @@ def _q_linear(case):
 def _m_step(case):
     case.needs_statistics()
     if not case.exact_m_step:
-        raise NotChecked("exact_m_step=False: where it gets to depends on the incumbent")
+        raise NotChecked("exact_m_step=False: the result of the M-step depends on the params before it")
     params = case.params_in_units(case.units, case.model.m_step(case.at_start.resp, case.x))
     case.same_params("m_step(resp, x)", params, case.moved)
 
@@ -184,18 +193,18 @@ def _fisher(case):
     case.same("d log_lik/du against dQ/du", of_log_lik, of_q, case.tol.gradient, 1)
 
 
-# --- 5: the objective never falls, and the bound -------------------------------------------------------------------
+# --- 5: the objective never falls, and the bound --------------------------------------------------
 
 
 def _em_step(case, params):
-    """(log-likelihood at params, params one step on), from the contract alone."""
+    """The objective at params, and the params after one EM step, from the contract alone."""
     now = case.expectation(params, case.z, case.ones)
     new = case.maximize(now.stats, params) if case.model.additive else on_host(case.model.m_step(now.resp, case.z))
     return now.log_prob.sum(dtype=np.float64) + float(case.inner.log_prior(params)), new
 
 
 def _paths(case):
-    """Objective [N_STARTS, N_STEPS + 1] along plain EM from every start."""
+    """The objective [N_STARTS, N_STEPS + 1] along plain EM from every start."""
     if case.paths is None:
         case.paths = np.empty((N_STARTS, N_STEPS + 1))
         for r, params in enumerate(case.points):
@@ -231,7 +240,7 @@ def _bound(case):
     case.within("-KL at another resp", -gap, 0.0 + case.tol.sums / 10 * scale)
 
 
-# --- 6: constraints ------------------------------------------------------------------------------------------------
+# --- 6: constraints -------------------------------------------------------------------------------
 
 
 @check(6, "params survive the way to unconstrained coordinates and back")
@@ -247,7 +256,7 @@ def _any_vector(case):
     case.needs_statistics()
     free = case.unconstrain(case.points[0])
     for _ in range(N_STARTS):
-        # What fits do not move stays where it is.
+        # Coordinates that a fit does not move keep their values.
         moved = jax.tree.map(
             lambda at, new, may: np.where(may, new, at), free, normal_like(case.rng, free), case.movable
         )
@@ -258,7 +267,7 @@ def _any_vector(case):
             raise Violation("log_prob at constrain(random vector) is not finite")
 
 
-# --- 7: equivariance -----------------------------------------------------------------------------------------------
+# --- 7: equivariance ------------------------------------------------------------------------------
 
 
 @check(7, "the order of rows does not matter")
@@ -303,7 +312,7 @@ def _affine(case):
     case.same("log_prob after an M-step on changed data", moved, log_prob, case.tol.steps, 1)
 
 
-# --- 8 and 9: structure, dtype, and one program for all numbers ---------------------------------------------------
+# --- 8 and 9: structure, dtype, and one program for all numbers -----------------------------------
 
 
 @check(8, "trees and shapes are kept, log_prob is [n]")
@@ -396,7 +405,7 @@ def _compilations(case):
         raise Violation(f"{len(programs)} programs were compiled for new numbers: {', '.join(programs)}")
 
 
-# --- 10: log_prob is a log density ---------------------------------------------------------------------------------
+# --- 10: log_prob is a log density ----------------------------------------------------------------
 
 
 @check(10, "log_prob equals the reference")

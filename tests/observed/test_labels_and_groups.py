@@ -99,7 +99,7 @@ def test_labels_of_one_sequence(float64):
             np.where(np.arange(60)[:, None] == 9, False, np.ones((60, 3), bool)),
             "expected an allowed hidden value in every row; got none at row 9",
         ),
-        (np.where(np.arange(60)[:, None] == 9, -1.0, np.ones((60, 3))), "at least 0 at row 9"),
+        (np.where(np.arange(60)[:, None] == 9, -1.0, np.ones((60, 3))), "at least 0; got .* at row 9"),
         (np.zeros(59, int), r"labels: expected shape \(60,\)"),
         (["a"] * 60, "labels: expected whole numbers"),
     ],

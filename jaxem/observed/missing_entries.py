@@ -1,4 +1,4 @@
-"""Entries that are not there: NaN in rows of numbers, found, filled and checked."""
+"""Missing entries, which are NaN in rows of numbers: helpers that find, fill and check them."""
 
 from typing import Any
 
@@ -9,21 +9,26 @@ import numpy as np
 from jaxem.inputs import arrays
 
 
-def holes_as_nan(x: Any) -> Any:
-    """x with the masked entries of masked arrays as NaN."""
+def missing_as_nan(x: Any) -> Any:
+    """x, with NaN for the masked entries of masked arrays."""
     if isinstance(x, tuple):
-        return tuple(holes_as_nan(part) for part in x)
+        return tuple(missing_as_nan(part) for part in x)
     return np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
 
 
-def rows_seen(x: Any) -> Any:
-    """Which rows have an entry that is not missing, on the host."""
+def rows_seen(x: Any) -> np.ndarray:
+    """Which rows have at least one entry that is not missing: [n] of bool, on the host."""
     x = np.asarray(x)
     return ~np.isnan(x.reshape(len(x), -1)).all(1)
 
 
 def seen_columns(x: Any) -> Any:
-    """(columns [d, n] of rows or numbers, each hole holding its column's first entry; seen [d, n], of 0 and 1)."""
+    """The columns of rows [n, d] or of numbers [n], and which of their entries were seen.
+
+    Returns:
+        (columns [d, n], seen [d, n] of 0 and 1). A missing entry holds the first entry of its
+        column that was seen.
+    """
     module: Any = np if isinstance(x, np.ndarray) else jnp
     columns = x.reshape(len(x), -1).T
     seen = ~module.isnan(columns)
@@ -32,11 +37,15 @@ def seen_columns(x: Any) -> Any:
 
 
 def filled(x: Any) -> Any:
-    """x with the first entry of its column in each hole: valid for any family."""
+    """x, with each missing entry replaced by the first entry of its column that was seen.
+
+    The result is valid data for any family.
+    """
     return seen_columns(x)[0].T.reshape(x.shape)
 
 
 def require_no_infinity(x: Any, name: str = "x") -> None:
+    """Raise ValueError where x holds infinite values; `name` is its name in the message."""
     bad = np.isinf(np.asarray(x))
     if bad.any():
         count, row = arrays.first_bad_row(bad)
@@ -44,7 +53,10 @@ def require_no_infinity(x: Any, name: str = "x") -> None:
 
 
 def check_columns_seen(x: Any, weights: jax.Array | None = None) -> None:
-    """Raise ValueError where a column of x [n, d] has no entry at all, in rows of weight above 0."""
+    """Raise ValueError where every entry of a column of x [n, d] is missing.
+
+    Only rows of weight above 0 count.
+    """
     x = np.asarray(x)
     empty = np.flatnonzero(np.isnan(x if weights is None else x[np.flatnonzero(weights)]).all(0))
     if len(empty):
@@ -52,8 +64,11 @@ def check_columns_seen(x: Any, weights: jax.Array | None = None) -> None:
 
 
 def column_ranges(x: Any, weights: jax.Array | None = None) -> tuple[Any, Any]:
-    """(smallest, largest) entry of every column of x [n, d] that is not missing, in rows of weight above 0."""
+    """The (smallest [d], largest [d]) entries of the columns of x [n, d] that are not missing.
+
+    Only rows of weight above 0 count.
+    """
     x = np.asarray(x, np.float64)
     x = x if weights is None else x[np.flatnonzero(weights)]
-    holes = np.isnan(x)
-    return np.where(holes, np.inf, x).min(0), np.where(holes, -np.inf, x).max(0)
+    missing = np.isnan(x)
+    return np.where(missing, np.inf, x).min(0), np.where(missing, -np.inf, x).max(0)
