@@ -1,6 +1,8 @@
-"""Figures of fits (extra `plot`). Every function takes the Axes to draw on (`ax=None` makes one) and returns them.
+"""Figures of fits; they need the extra `plot`.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; lines differ by marker or dash too.
+Every function takes the Axes to draw on (`ax=None` makes one) and returns them. The colours are
+those of Okabe and Ito, which people with any colour vision can tell apart; lines also differ by
+marker or dash.
 """
 
 import math
@@ -23,7 +25,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
 
-#: Ellipses are drawn at so many standard deviations.
+#: Ellipses are drawn at these numbers of standard deviations.
 LEVELS = (1, 2)
 
 
@@ -38,7 +40,7 @@ def _color(j):
     return COLORS[j % len(COLORS)]
 
 
-# --- densities ----------------------------------------------------------------------------------------------------
+# --- densities ------------------------------------------------------------------------------------
 
 
 def density(
@@ -51,10 +53,23 @@ def density(
     bins: int = 30,
     ax: Axes | None = None,
 ) -> Axes:
-    """A Gaussian mixture over its data: curves over a histogram in one dimension, ellipses over points in two.
+    """Draw a Gaussian mixture and its data.
 
-    x: [n, d] rows, coloured by their most probable component. dims: which one or two columns to draw (the marginal
-    density of those; by default the first two). names: labels of all d columns, with units.
+    In one dimension these are curves and a histogram, in two dimensions ellipses and points.
+
+    Args:
+        model: a Gaussian mixture.
+        params: its params.
+        x: rows [n, d]; points are coloured by their most probable component. None draws no data.
+        dims: one or two columns to draw, by default the first two. The density is the marginal one
+            of these columns.
+        names: the labels of all d columns, with units.
+        bins: the number of bins of the histogram.
+        ax: the Axes, or None for new ones.
+
+    Raises:
+        ValueError: the params are not those of a Gaussian mixture, or `dims` or `names` do not fit
+            the columns.
     """
     means, covs, weights = _moments(model, params)
     d = means.shape[1]
@@ -73,7 +88,7 @@ def density(
 
 
 def _moments(model, params):
-    """(means [k, d], covariances [k, d, d], weights [k]) of a Gaussian mixture of any covariance structure."""
+    """(means [k, d], covariances [k, d, d], weights [k]) for any covariance structure."""
     components = getattr(params, "components", None)
     if not isinstance(components, GaussianParams):
         raise ValueError(f"params: expected those of a Gaussian mixture; got {type(params).__name__}")
@@ -92,7 +107,7 @@ def _curves(means, variances, weights, rows, label, bins, ax):
     low, high = (means - reach).min(), (means + reach).max()
     if rows is not None:
         values = rows[np.isfinite(rows)]
-        # Wide components are cut at the data, with a margin, so that the data fill the picture.
+        # Wide components are cut off a little outside the data, so that the data fill the picture.
         margin = 0.15 * (values.max() - values.min())
         low, high = max(low, values.min() - margin), min(high, values.max() + margin)
         ax.hist(values, bins=bins, density=True, color="#DDDDDD", edgecolor="white", label=f"{len(values):,} rows")
@@ -140,11 +155,17 @@ def _ellipse(mean, cov, level, color):
     return Ellipse(mean, width, height, angle=angle, facecolor=face, edgecolor=color, lw=1.6)
 
 
-# --- how fits went ------------------------------------------------------------------------------------------------
+# --- how fits went --------------------------------------------------------------------------------
 
 
 def history(result: Result, *, label: str | None = None, ax: Axes | None = None) -> Axes:
-    """The objective after every step of one fit, or of fits side by side (best drawn boldly)."""
+    """Draw the objective after every step of one fit, or of many fits.
+
+    Args:
+        result: the result of one fit, or of many with a leading axis; the best one has a bold line.
+        label: the label of the (best) fit.
+        ax: the Axes, or None for new ones.
+    """
     ax = _axes(ax)
     runs = np.atleast_2d(np.asarray(result.history, np.float64))
     scores = np.where(np.isin(np.atleast_1d(result.status), PROPER), np.atleast_1d(result.objective), -np.inf)
@@ -164,9 +185,14 @@ def history(result: Result, *, label: str | None = None, ax: Axes | None = None)
 
 
 def optima(fits: Result, *, max_optima: int = 8, ax: Axes | None = None) -> Axes:
-    """How restarts spread: the optima they reached, best first, and how many reached each.
+    """Draw the optima that restarts reached, best first, and how many restarts reached each.
 
-    fits: `Restarts` or their `.all`. Fits that collapsed or failed are hatched.
+    Fits that collapsed or failed are hatched.
+
+    Args:
+        fits: a `Restarts`, or its `.all`.
+        max_optima: the largest number of optima to draw.
+        ax: the Axes, or None for new ones.
     """
     ax = _axes(ax)
     fits = getattr(fits, "all", fits)
@@ -192,18 +218,26 @@ def optima(fits: Result, *, max_optima: int = 8, ax: Axes | None = None) -> Axes
     return ax
 
 
-# --- choices ------------------------------------------------------------------------------------------------------
+# --- choices --------------------------------------------------------------------------------------
 
 
 def criterion(candidates: Any, *, by: str = "bic", ax: Axes | None = None) -> Axes:
-    """A criterion by the number of components, a line for each kind of model; the smallest is ringed.
+    """Draw a criterion by the number of components, with a line for each kind of model.
 
-    candidates: rows of `jaxem.select`. Those without a proper fit are left out.
+    The smallest value has a ring. Candidates without a proper fit are left out.
+
+    Args:
+        candidates: what `jaxem.select` returned.
+        by: "aic", "bic" or "icl".
+        ax: the Axes, or None for new ones.
+
+    Raises:
+        ValueError: no candidate has a proper fit.
     """
     ax = _axes(ax)
     proper = [c for c in candidates if c.proper]
     if not proper:
-        raise ValueError("candidates: none has a proper fit, so there is nothing to draw")
+        raise ValueError("candidates: expected at least one with a proper fit; got none")
     kinds = {}
     for c in sorted(proper, key=lambda c: c.model.n_components):
         kinds.setdefault(_kind(c.model), []).append((c.model.n_components, getattr(c, by)))
@@ -229,7 +263,7 @@ def _kind(model):
 
 
 def _focus(ax, values, best):
-    """Leave off the picture what is far worse than most: it would flatten the differences that matter."""
+    """Set the range of y without values far worse than most, which would hide small differences."""
     reach = 3.5 * (np.median(values) - best)
     if reach > 0 and max(values) > best + 2 * reach:
         ax.set_ylim(best - 0.22 * reach, best + reach)
@@ -239,9 +273,17 @@ def _focus(ax, values, best):
 
 
 def comparison(compared: Any, *, against: str = "evaluations", ax: Axes | None = None) -> Axes:
-    """EM against other algorithms from the same starts: how far below the best, by evaluations or by seconds.
+    """Draw how far each algorithm is below the best objective, by evaluations or by seconds.
 
-    compared: what `jaxem.compare_algorithms` returned. Lines are medians over the starts, bands their quartiles.
+    Lines are medians over the starts, and bands are quartiles.
+
+    Args:
+        compared: what `jaxem.compare_algorithms` returned.
+        against: "evaluations" or "seconds".
+        ax: the Axes, or None for new ones.
+
+    Raises:
+        ValueError: `against` is something else.
     """
     if against not in ("evaluations", "seconds"):
         raise ValueError(f"against: expected 'evaluations' or 'seconds'; got {against!r}")
@@ -265,5 +307,5 @@ def comparison(compared: Any, *, against: str = "evaluations", ax: Axes | None =
     return ax
 
 
-#: Gaps below this (nats) are drawn as this: far below what could matter.
+#: Smaller gaps, in nats, are drawn as gaps of this size, which is far below what could matter.
 SMALLEST_GAP = 1e-6

@@ -1,6 +1,8 @@
-"""scikit-learn's Gaussian mixture, fitted by jaxem: change the import, keep the code.
+"""A Gaussian mixture with the interface of scikit-learn, fitted by jaxem.
 
-from jaxem.sklearn import GaussianMixture          # was: from sklearn.mixture import GaussianMixture
+To use it in code for scikit-learn, change the import:
+
+    from jaxem.sklearn import GaussianMixture  # was: from sklearn.mixture import GaussianMixture
 """
 
 import warnings
@@ -27,66 +29,76 @@ from jaxem.presets import gaussian_mixture
 
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 
-#: Fewer rows than this cost no more than this many.
+#: Fewer rows than this are padded to this number, which does not cost more.
 SMALL = 64
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
-    """Gaussian mixture with the parameters, attributes and methods of `sklearn.mixture.GaussianMixture`.
+    """A Gaussian mixture with the interface of `sklearn.mixture.GaussianMixture`.
 
-    The arithmetic has the precision of X: float64 stays float64 whatever `jax_enable_x64` says; give float32 for
-    speed on an accelerator. All `n_init` starts run side by side in one compiled program.
+    It has the same parameters, attributes and methods. The arithmetic has the precision of X:
+    float64 stays float64 whatever `jax_enable_x64` says; float32 is faster on an accelerator. All
+    `n_init` starts run side by side in one compiled program.
 
-    What differs from scikit-learn:
+    These are the differences from scikit-learn:
 
-    - `reg_covar` is the smallest covariance eigenvalue allowed, *relative to the data's variance*, in [0, 1). It is
-      a bound and changes nothing where it is not reached; scikit-learn adds it to every variance in every M-step, in
-      the data's squared units, which biases the fit and lets the likelihood fall. 0 switches it off in both.
-    - Data without a covariance matrix of full rank (a constant column, dependent columns, no more rows than columns
-      under "full" or "tied") raise an error that names the columns; scikit-learn fits them, with `reg_covar` in the
-      place of what the data do not say.
-    - `lower_bound_` is the mean log-likelihood (nats per sample) *at the fitted parameters*; scikit-learn reports
-      that of the parameters before its last M-step. `tol` has the same unit and meaning: it stops a fit when a
-      step gains no more. Gains below what the precision resolves stop it too, so `tol=0` ends.
-    - `n_iter_` counts the M-steps that led to the parameters (at least 1 where any was tried).
-    - The best of `n_init` fits is the best proper one: a component collapsed onto a few samples does not win.
-      `status_` says how it ended (`jaxem.Status`), `converged_` is False and a `ConvergenceWarning` says why
-      unless it converged to a proper optimum with every component in use.
-    - A `random_state` gives the starts it gives in scikit-learn. "k-means++" and "random_from_data" assign each sample
-      to the nearest chosen one, where scikit-learn lets `reg_covar` stand in for the covariances in the first
-      iteration. One more kind, "mixed", is jaxem's default: four kinds in turn, in standardised units, made inside
-      the compiled program; best for many starts.
-    - `weights_init`, `means_init` and `precisions_init` together leave nothing to chance: one fit is run.
+    - `reg_covar` is a lower bound on the eigenvalues of the covariances, *relative to the data's
+      variance*, in [0, 1). It changes nothing where it is not reached. scikit-learn adds it to
+      every variance in every M-step, in the squared units of the data, which biases the fit and
+      lets the likelihood fall. The value 0 switches it off in both.
+    - Data whose covariance matrix does not have full rank (a constant column, dependent columns, no
+      more rows than columns with "full" or "tied") raise an error that names the columns.
+      scikit-learn fits them, with `reg_covar` in place of the missing variances.
+    - `lower_bound_` is the mean log-likelihood, in nats per sample, *at the fitted parameters*.
+      scikit-learn reports that of the parameters before its last M-step. `tol` has the same unit
+      and meaning: a fit stops when a step gains no more than `tol`. It also stops at gains that the
+      precision does not resolve, so that a fit with `tol=0` ends.
+    - `n_iter_` is the number of M-steps that led to the parameters, at least 1 if one was tried.
+    - The best of `n_init` fits is the best proper one, so a fit with a component that collapsed
+      onto a few samples is not chosen before it. `status_` says how the fit ended
+      (`jaxem.Status`). Unless it converged to a proper optimum with every component in use,
+      `converged_` is False, and a `ConvergenceWarning` gives the reason.
+    - A `random_state` gives the same starts as in scikit-learn. With "k-means++" and
+      "random_from_data" each sample is assigned to the nearest chosen one, where scikit-learn uses
+      `reg_covar` for the covariances in the first iteration. "mixed" is a further kind of start,
+      which `jaxem.fit_restarts` uses by default: four kinds in turn, in standard units, made inside
+      the compiled program. It is the best kind for many starts.
+    - With all of `weights_init`, `means_init` and `precisions_init`, nothing is random, and only
+      one fit is run.
     - `fit` and `fit_predict` take `sample_weight`: a sample of weight w counts as w samples.
-    - `verbose` prints when the compiled fit has ended, not while it runs.
+    - `verbose` prints after the compiled fit has ended, not while it runs.
 
-    Raises ValueError naming the parameter where one is not usable, or where no start gave a finite likelihood.
+    Raises:
+        ValueError: a parameter is not usable (the message names it), or no start gave a finite
+            likelihood. It is raised by `fit`.
 
-    >>> import jaxem
-    >>> from jaxem.sklearn import GaussianMixture
-    >>> mixture = GaussianMixture(3, covariance_type="tied", n_init=16, tol=1e-9, max_iter=2000, random_state=0)
-    >>> x = jaxem.datasets.old_faithful()
-    >>> round(mixture.fit(x).bic(x), 2), mixture.means_.shape
-    (2314.3, (3, 2))
+    Examples:
+        >>> import jaxem
+        >>> from jaxem.sklearn import GaussianMixture
+        >>> options = {"n_init": 16, "tol": 1e-9, "max_iter": 2000, "random_state": 0}
+        >>> mixture = GaussianMixture(3, covariance_type="tied", **options)
+        >>> x = jaxem.datasets.old_faithful()
+        >>> round(mixture.fit(x).bic(x), 2), mixture.means_.shape
+        (2314.3, (3, 2))
     """
 
     def __init__(
         self,
-        n_components: Any = 1,
+        n_components: int = 1,
         *,
         covariance_type: str = "full",
-        tol: Any = 1e-3,
-        reg_covar: Any = 1e-6,
-        max_iter: Any = 100,
-        n_init: Any = 1,
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
         init_params: str = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
         random_state: Any = None,
         warm_start: bool = False,
-        verbose: Any = 0,
-        verbose_interval: Any = 10,
+        verbose: int = 0,
+        verbose_interval: int = 10,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -103,10 +115,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
 
-    # --- fitting -----------------------------------------------------------------------------------------------
+    # --- fitting ----------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit to the rows of X [n_samples, n_features], each counted sample_weight times (None: once). y is ignored."""
+        """Fit the mixture to the rows of X.
+
+        Args:
+            X: [n_samples, n_features].
+            y: not used.
+            sample_weight: [n_samples]; how often each sample counts. None means once.
+        """
         self._check_options()
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         if len(X) < self.n_components:
@@ -120,7 +138,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """`fit`, then the most probable component of each sample [n_samples]."""
+        """Fit the mixture, and return the most probable component of each sample [n_samples]."""
         return self.fit(X, y, sample_weight).predict(X)
 
     def _run(self, X, weight):
@@ -166,7 +184,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.precisions_cholesky_, self.precisions_ = _precision_factors(self.covariances_, self.covariance_type)
 
     def _report(self, fits, total):
-        """What `verbose` asks for, once the fits are over."""
+        """Print what `verbose` asks for, after the fits have ended."""
         if not self.verbose:
             return
         history = np.asarray(fits.history) / total
@@ -179,35 +197,42 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             end = f"\t lower bound {history[r, n_steps - 1]:.5f}" if self.verbose > 1 and n_steps else ""
             print(f"Initialization {Status(int(status)).name.lower()} after {n_steps} iterations.{end}")
 
-    # --- the fitted model --------------------------------------------------------------------------------------
+    # --- the fitted model -------------------------------------------------------------------------
 
-    def score_samples(self, X: Any) -> Any:
+    def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each sample [n_samples], in nats."""
         return self._evaluate("log_prob", X)
 
-    def score(self, X: Any, y: Any = None) -> Any:
-        """Mean log-likelihood of the samples, in nats."""
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log-likelihood of the samples, in nats per sample."""
         return float(np.mean(self.score_samples(X)))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each component given each sample [n_samples, n_components]."""
+        """The probability of each component given each sample, [n_samples, n_components]."""
         return self._evaluate("posterior", X)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each sample [n_samples]."""
         return self._evaluate("predict", X).astype(np.int64)
 
-    def bic(self, X: Any) -> Any:
-        """Bayesian information criterion on X, the lower the better (Schwarz 1978)."""
+    def bic(self, X: Any) -> float:
+        """The Bayesian information criterion on X; smaller is better (Schwarz, 1978)."""
         log_prob = self.score_samples(X)
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
-    def aic(self, X: Any) -> Any:
-        """Akaike information criterion on X, the lower the better (Akaike 1974)."""
+    def aic(self, X: Any) -> float:
+        """Akaike's information criterion on X; smaller is better (Akaike, 1974)."""
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
 
-    def sample(self, n_samples: Any = 1) -> Any:
-        """(samples [n_samples, n_features], their components [n_samples]), component by component."""
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw samples, which are ordered by their components.
+
+        Args:
+            n_samples: the number of samples.
+
+        Returns:
+            (samples [n_samples, n_features], their components [n_samples]).
+        """
         check_is_fitted(self)
         arrays.check_number("n_samples", n_samples, 1, whole=True)
         with _precision_of(self.means_):
@@ -233,7 +258,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _n_parameters(self):
         return n_free_params(*self._fitted(np.float64))
 
-    # --- checks ------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def _check_options(self):
         for name, minimum in (("n_components", 1), ("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
@@ -252,13 +277,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"warm_start: expected True or False; got {self.warm_start!r}")
 
     def _shapes(self, d):
-        """Shapes of weights, means and covariances (or precisions)."""
+        """The shapes of weights, means and covariances (or precisions)."""
         k = int(self.n_components)
         covariance = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
         return (k,), (k, d), covariance[self.covariance_type]
 
     def _start_parts(self, d):
-        """(weights, means, covariances) to start from, None for what is left to chance."""
+        """(weights, means, covariances) to start from; None for a part that is random."""
         shapes = self._shapes(d)
         if self.warm_start and hasattr(self, "converged_"):
             fitted = (self.weights_, self.means_, self.covariances_)
@@ -279,12 +304,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
 
 def _padded(X, weight):
-    """X and weight with rows of weight 0 added: folds of nearly one size, and all small data, share a program."""
+    """X and weight with rows of weight 0 added.
+
+    Data of nearly the same size, such as folds, and all small data then share a compiled program.
+    """
     return arrays.pad_rows(X, weight, arrays.bucket(max(len(X), SMALL)))
 
 
 def _precision_of(array):
-    """float64 arithmetic for float64 data, whatever JAX's own default is."""
+    """A context of float64 arithmetic for float64 data, whatever the default dtype of JAX is."""
     return jax.enable_x64(True) if array.dtype == np.float64 else nullcontext()
 
 
@@ -302,7 +330,7 @@ def _replaced(params, parts):
     return _params(*(old if part is None else part for part, old in zip(parts, drawn, strict=True)))
 
 
-# --- starts, drawn as scikit-learn draws them -------------------------------------------------------------------------
+# --- starts, drawn as scikit-learn draws them -----------------------------------------------------
 
 
 def _kmeans(X, weight, k, random_state):
@@ -328,7 +356,8 @@ def _nearest(X, centres):
     return np.eye(len(centres))[pairwise_distances_argmin(X, centres)]
 
 
-#: Responsibilities [n, k] by the name of the start. "mixed" is jaxem's own and made inside the compiled program.
+#: The functions that draw responsibilities [n, k], by the name of the kind of start. Starts of the
+#: kind "mixed" are made inside the compiled program.
 START = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
@@ -338,7 +367,7 @@ START = {
 }
 
 
-# --- what comes in and what goes out ----------------------------------------------------------------------------------
+# --- what comes in and what goes out --------------------------------------------------------------
 
 
 def _sample_weight(value, X):
@@ -369,7 +398,7 @@ def _proportions(weights):
 
 
 def _covariances(precisions, covariance_type):
-    """Inverses of the precisions, once they are found to have one."""
+    """The inverses of the precisions, which are checked first."""
     problem = "precisions_init: expected {} for covariance_type={!r}"
     if covariance_type in ("diag", "spherical"):
         if (precisions <= 0).any():
@@ -383,12 +412,15 @@ def _covariances(precisions, covariance_type):
 
 
 def _precision_factors(covariances, covariance_type):
-    """(precisions_cholesky_, precisions_): upper triangular U with precision = U U^T; 1 / sd where diagonal."""
+    """(precisions_cholesky_, precisions_), as in scikit-learn.
+
+    The first is the upper triangular U with precision = U U^T, or 1 / sd where it is diagonal.
+    """
     wide = covariances.astype(np.float64)
     if covariance_type in ("diag", "spherical"):
         factors, precisions = 1 / np.sqrt(wide), 1 / wide
     else:
-        # Factored at unit variances: the features' scales play no part in whether it succeeds.
+        # The matrices are factored at unit variances, so that success does not depend on scales.
         deviation = np.sqrt(np.diagonal(wide, axis1=-2, axis2=-1))
         lower = np.linalg.cholesky(wide / (deviation[..., :, None] * deviation[..., None, :]))
         inverse = np.tril(np.linalg.inv(lower)) / deviation[..., None, :]

@@ -173,7 +173,7 @@ def test_a_criterion_is_drawn_by_k_and_its_smallest_honest_value_ringed(ax):
 
 
 def test_without_honest_candidates_there_is_nothing_to_draw():
-    with pytest.raises(ValueError, match="candidates: none"):
+    with pytest.raises(ValueError, match="candidates: expected at least one with a proper fit"):
         plot.criterion([candidates()[-1]])
 
 

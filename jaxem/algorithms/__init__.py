@@ -1,1 +1,1 @@
-"""Where to look next: one step of EM and of the algorithms that replace it."""
+"""The algorithms of a fit: EM, its accelerations, online EM and gradient ascent."""

@@ -1,4 +1,4 @@
-"""Anderson acceleration: the next statistics from the last few pairs of statistics and their EM steps."""
+"""Anderson acceleration of EM: the next statistics combine the last few EM steps."""
 
 from typing import Any, NamedTuple
 
@@ -16,11 +16,19 @@ from jaxem.numerics import linalg
 
 
 class AndersonMemory(NamedTuple):
-    """stats: the statistics at the incumbent. asked [p]: those (as one vector) whose M-step was looked at last.
+    """The memory of `Anderson`, where M is the M-step and E the statistics of the E-step.
 
-    inputs, outputs [m, p]: pairs (S, E(M(S))), a ring of which the newest is at n_pairs - 1 (modulo m).
-    mixes: the next look is at a mixture of them, not at the plain EM step. patience: how many pairs it takes for that;
-    it doubles when a mixture was in vain.
+    Attributes:
+        stats: the statistics at the incumbent (see `Algorithm`).
+        asked: the statistics, as one vector [p], whose M-step gave the last proposal.
+        inputs: the statistics S of the last m EM steps, [m, p]. The newest is at the index
+            n_pairs - 1, modulo m.
+        outputs: the statistics E(M(S)) of the same steps, [m, p].
+        n_pairs: the number of EM steps that are remembered, including those that newer ones have
+            replaced.
+        mixes: whether the next proposal is a mixture of these steps, and not the plain EM step.
+        patience: how many pairs are needed before a mixture. It doubles when a mixture fails and
+            halves when one is accepted.
     """
 
     stats: Any
@@ -32,27 +40,37 @@ class AndersonMemory(NamedTuple):
     patience: jax.Array
 
 
-#: Pairs before a mixture at least, and at most: where mixtures keep failing, one look in so many is lost.
+#: The smallest and the largest value of `patience`. Where mixtures keep failing, at most one
+#: evaluation in LATEST is lost.
 SOONEST, LATEST = 2, 64
 
 
 @pytree_class
 class Anderson(Algorithm):
-    """Anderson acceleration of EM (Walker and Ni 2011, equation 2.2), on the statistics.
+    """Anderson acceleration of EM (Walker and Ni, 2011, equation 2.2), on the statistics.
 
-    With residuals F_i = E(M(S_i)) - S_i of the last `order` looks, the next one is at the M-step of the affine
-    combination of the E(M(S_i)) whose combined residual is smallest. It is taken up where EM has become slow (a step
-    gains less than `late` nats per unit of weight): before, it may leave for another optimum. A look that leaves the
-    parameter space or gains nothing is forgotten with all before it, and twice as many plain EM steps as the last time
-    follow. The objective never falls, and CONVERGED is judged by plain EM steps alone.
+    Let M be the M-step, E the statistics of the E-step, and F_i = E(M(S_i)) - S_i the residuals of
+    the last `order` steps. The next proposal is the M-step of that affine combination of the
+    E(M(S_i)) whose combined residual is smallest.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
-    >>> start = model.init(jax.random.key(3), x)
-    >>> fits = [jaxem.fit(model, x, start, algorithm=each) for each in (jaxem.EM(), jaxem.Anderson())]
-    >>> int(fits[1].n_evaluations) < int(fits[0].n_evaluations)
-    True
+    A proposal that leaves the parameter space or gains nothing is undone. All steps before it are
+    forgotten, and the next proposal of this kind comes after twice as many plain EM steps as this
+    one did. The objective never falls, and CONVERGED is judged by plain EM steps alone.
+
+    Args:
+        order: the number of steps that are combined, at least 2.
+        late: acceleration is used only where a step gains less than this, in nats per unit of
+            weight. Earlier it may lead to another optimum.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+        >>> start = model.init(jax.random.key(3), x)
+        >>> algorithms = (jaxem.EM(), jaxem.Anderson())
+        >>> fits = [jaxem.fit(model, x, start, algorithm=each) for each in algorithms]
+        >>> int(fits[1].n_evaluations) < int(fits[0].n_evaluations)
+        True
     """
 
     order: int = static(default=6)
@@ -79,7 +97,7 @@ class Anderson(Algorithm):
     def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         vector = ravel_pytree(seen)[0]
         place = memory.n_pairs % self.order
-        # A start is no EM step of anything, and a look that was undone speaks of a place to stay away from.
+        # A start is not the EM step of known statistics, and an undone step is not used further.
         counts = outcome.accepted & ~outcome.given
         n_pairs = jnp.where(counts, memory.n_pairs + 1, 0)
         patience = jnp.where(outcome.accepted, memory.patience // 2, memory.patience * 2)
@@ -91,7 +109,7 @@ class Anderson(Algorithm):
             outputs=memory.outputs.at[place].set(jnp.where(counts, vector, 0)),
             n_pairs=n_pairs,
             patience=patience,
-            # Where little is gained a plain step has to say whether that is the end.
+            # After a small gain, a plain step has to decide whether the fit has converged.
             mixes=(n_pairs >= patience) & (outcome.gain < self.late) & ~(outcome.small & ~outcome.plain),
         )
 
@@ -103,12 +121,12 @@ class Anderson(Algorithm):
 
 
 def _counters():
-    """n_pairs, mixes, patience of a fit that begins."""
+    """The first values of n_pairs, mixes and patience."""
     return jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.asarray(SOONEST, jnp.int32)
 
 
 def _mixture(memory):
-    """The combination of the outputs, with coefficients that add up to 1, whose residual is smallest [p]."""
+    """The combination [p] of the outputs with the smallest residual; coefficients sum to 1."""
     order, dtype = len(memory.inputs), memory.inputs.dtype
     newest = (memory.n_pairs - 1) % order
     used = (jnp.arange(order) < memory.n_pairs) & (jnp.arange(order) != newest)
@@ -116,7 +134,7 @@ def _mixture(memory):
     steps = jnp.where(used[:, None], residuals[newest] - residuals, 0)
     length = jnp.sqrt((steps * steps).sum(1))
     steps = steps / jnp.where(length > 0, length, 1)[:, None]
-    # The ridge keeps coefficients of nearly dependent steps within what the residuals' rounding leaves of them.
+    # The ridge bounds the coefficients of nearly dependent steps, which rounding would make large.
     ridge = 10 * jnp.finfo(dtype).eps + jnp.where(length > 0, 0, 1)
     gram = jnp.matmul(steps, steps.T, precision=jax.lax.Precision.HIGHEST) + jnp.diag(ridge)
     coefficients = linalg.solve(gram, jnp.matmul(steps, residuals[newest], precision=jax.lax.Precision.HIGHEST))

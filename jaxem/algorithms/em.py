@@ -1,4 +1,4 @@
-"""Expectation-Maximization: S -> maximize -> params -> E-step -> S'."""
+"""Expectation-Maximization: statistics -> M-step -> params -> E-step -> new statistics."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from jaxem.contract.pytree import pytree_class
 
 @pytree_class
 class EM(Algorithm):
-    """Plain EM (Dempster, Laird and Rubin 1977): the objective never falls, and no step size is to be chosen."""
+    """Plain EM (Dempster, Laird and Rubin, 1977).
+
+    The objective never falls, and no step size has to be chosen.
+    """
 
     def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         return nothing

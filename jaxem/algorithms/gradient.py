@@ -1,4 +1,4 @@
-"""Direct maximisation of the same objective in unconstrained coordinates, with any optax optimiser."""
+"""Gradient ascent on the objective in unconstrained coordinates, with any optimiser of optax."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,14 @@ from jaxem.contract.pytree import pytree_class, static
 
 
 class GradientMemory(NamedTuple):
-    """The last point looked at and what was seen there, the optimiser's state, and the point to look at next."""
+    """The memory of `Gradient`.
+
+    Attributes:
+        free: the last evaluated params, in unconstrained coordinates.
+        seen: gradient and value there.
+        optimizer: the state of the optimiser.
+        ahead: the proposed params, in unconstrained coordinates.
+    """
 
     free: Any
     seen: "Slope"
@@ -21,7 +28,12 @@ class GradientMemory(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Gradient and value of the loss, -objective per unit of weight."""
+    """The loss, which is -objective per unit of weight in nats, and its gradient.
+
+    Attributes:
+        grad: the gradient in unconstrained coordinates.
+        value: the loss.
+    """
 
     grad: Any
     value: jax.Array
@@ -29,22 +41,26 @@ class Slope(NamedTuple):
 
 @pytree_class
 class Gradient(Algorithm):
-    """Gradient ascent on the objective per unit of weight, by an optax transformation.
+    """Gradient ascent on the objective per unit of weight, by an optimiser of optax.
 
-    optimizer: any `optax.GradientTransformation`; `optax.lbfgs()` uses its line search. Build it once and reuse it:
-    two transformations made by equal calls are different functions, so each compiles a program of its own.
+    A fit returns the best params that it has evaluated. CONVERGED means that half the squared norm
+    of the gradient is at most `tol` nats per unit of weight, the gain that a unit step may be
+    expected to give. Most optimisers do not get there, and stop at `max_steps`.
 
-    The best params seen are returned. CONVERGED means that the squared norm of the gradient promises less than `tol`
-    nats per unit of weight from one more unit step; most optimisers of this kind never get there and stop at
-    `max_steps`.
+    Args:
+        optimizer: any `optax.GradientTransformation`; `optax.lbfgs()` uses its line search. Make it
+            once and reuse it: two transformations made by equal calls are different functions, and
+            each of them compiles a program of its own.
 
-    >>> import jax, jaxem, optax
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> start = model.init(jax.random.key(0), x)
-    >>> result = jaxem.fit(model, x, start, algorithm=jaxem.Gradient(optax.lbfgs()), max_steps=100)
-    >>> round(float(result.log_lik), 1)
-    -1130.3
+    Examples:
+        >>> import jax, jaxem, optax
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> start = model.init(jax.random.key(0), x)
+        >>> algorithm = jaxem.Gradient(optax.lbfgs())
+        >>> result = jaxem.fit(model, x, start, algorithm=algorithm, max_steps=100)
+        >>> round(float(result.log_lik), 1)
+        -1130.3
     """
 
     optimizer: Any = static()
@@ -57,7 +73,7 @@ class Gradient(Algorithm):
             objective = problem.expectation(params)[1] + problem.model.log_prior(params)
             return -objective / problem.total_weight
 
-        return jax.jit(loss)  # a line search calls it in many places: traced once
+        return jax.jit(loss)  # A line search calls it in many places, but it is traced only once.
 
     def init(self, problem: Any, params: Any, nothing: Any) -> Any:
         free = unconstrain(problem.model, params)

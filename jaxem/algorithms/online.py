@@ -1,4 +1,4 @@
-"""Online EM: the statistics follow the data batch by batch, and every batch moves the params."""
+"""Online EM: every batch of rows updates the statistics and the params."""
 
 from typing import Any
 
@@ -11,16 +11,23 @@ from jaxem.inputs.arrays import check_number
 
 @pytree_class
 class OnlineEM:
-    """Stepwise EM (Cappé and Moulines 2009, equation 6), for `fit_stream` and `fit_partial`.
+    """Stepwise EM (Cappé and Moulines, 2009, equation 6), for `fit_stream` and `fit_partial`.
 
-    After batch t the mean statistics per row are s <- (1 - rho_t) s + rho_t s_batch with rho_t = (t + delay)^-exponent,
-    and the params are their M-step. exponent: above 0.5 and at most 1; near 0.5 it forgets a bad start sooner, near 1
-    it is steadier. batch_size: rows of a batch. averaged: the params of a pass are those of the mean of s over it
-    (Polyak and Ruppert), which forgives an exponent that is not the best.
+    After batch t the mean statistics per unit of weight are s <- (1 - rho_t) s + rho_t s_batch,
+    with rho_t = (t + delay)^-exponent, and the params are their M-step.
 
-    Batches should look alike: data that are sorted have to be shuffled first. Where EM is slow (a poor start, much
-    overlap) this is no faster, for its steps get shorter: begin at the best of many fits of a few thousand rows. The
-    last digits are for EM, which can go on from its params.
+    Batches should be similar to one another: sorted data have to be shuffled first. Where EM is
+    slow (a poor start, components that overlap much) online EM is not faster, because its steps get
+    shorter; start it at the best of many fits of a few thousand rows. For the last digits of the
+    params, go on from them with EM.
+
+    Args:
+        batch_size: the number of rows in a batch.
+        exponent: above 0.5 and at most 1. Near 0.5 a bad start is forgotten sooner; near 1 the
+            params vary less.
+        delay: at least 0.
+        averaged: whether the params after a pass are the M-step of the mean of s over the pass
+            (Polyak and Ruppert). The choice of the exponent then matters less.
     """
 
     batch_size: int = static(default=1024)
@@ -34,11 +41,21 @@ class OnlineEM:
         check_number("delay", self.delay, 0)
 
     def rate(self, step: Any) -> Any:
-        """rho_t of batch `step`, counted from 0; the first batch replaces whatever was there."""
+        """rho_t of batch `step`, counted from 0; the first batch has rate 1.
+
+        Args:
+            step: the number of batches before this one.
+        """
         later = (step + self.delay) ** -jnp.asarray(self.exponent, jnp.result_type(float))
         return jnp.where(step == 0, 1.0, later)
 
-    def follow(self, old: Any, batch: bool, step: Any) -> Any:
-        """Mean statistics after a batch whose own are `batch`."""
+    def follow(self, old: Any, batch: Any, step: Any) -> Any:
+        """The mean statistics after a batch.
+
+        Args:
+            old: the mean statistics before the batch.
+            batch: the mean statistics of the batch.
+            step: the number of batches before this one.
+        """
         rate = self.rate(step)
         return jax.tree.map(lambda a, b: (1 - rate).astype(a.dtype) * a + rate.astype(a.dtype) * b, old, batch)

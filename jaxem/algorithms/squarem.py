@@ -1,4 +1,4 @@
-"""SQUAREM: two EM steps, then a jump along the line and curve that they suggest."""
+"""SQUAREM: two EM steps, and then an extrapolation along the curve through them."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,15 @@ from jaxem.contract.pytree import pytree_class
 
 
 class SquaremMemory(NamedTuple):
-    """Statistics at the incumbent, at the two points before it, and where in the cycle of three looks a fit is."""
+    """The memory of `SQUAREM`.
+
+    Attributes:
+        stats: the statistics at the incumbent (see `Algorithm`).
+        first: the statistics S at the start of a cycle of three steps.
+        second: the statistics S1 after its first step.
+        phase: the number of steps of this cycle, 0 to 2.
+        longest: the largest step length allowed.
+    """
 
     stats: Any
     first: Any
@@ -21,30 +29,37 @@ class SquaremMemory(NamedTuple):
     longest: jax.Array
 
 
-#: The longest jump allowed, in units of the first EM step: where a cycle begins, and how it grows when a jump of that
-#: length was good and shrinks when one was not (Varadhan and Roland use 4).
+#: The first value of the largest step length, and the factor by which it grows when an
+#: extrapolation of this length is accepted and shrinks when one is undone (Varadhan and Roland use
+#: 4).
 FIRST_LONGEST, GROWTH = 4.0, 4.0
 
 
 @pytree_class
 class SQUAREM(Algorithm):
-    """Squared extrapolation of EM (Varadhan and Roland 2008, equation 9 with the step length S3), on the statistics.
+    """Squared extrapolation of EM, on the statistics.
 
-    From S, S1 = E(M(S)) and S2 = E(M(S1)), with r = S1 - S, v = S2 - S1 - r and a = -|r| / |v|, the third look of a
-    cycle is at M(S - 2 a r + a^2 v). Affine combinations of statistics keep their total count, mean and second
-    moment, so no constraint has to be handled; a jump that leaves the parameter space, or gains nothing, is forgotten
-    and costs one look. The objective never falls, and CONVERGED is judged by plain EM steps alone.
+    Varadhan and Roland (2008), equation 9 with the step length S3. Let M be the M-step, E the
+    statistics of the E-step, S1 = E(M(S)) and S2 = E(M(S1)). With r = S1 - S, v = S2 - S1 - r and
+    a = -|r| / |v|, the third proposal of a cycle is M(S - 2 a r + a^2 v).
 
-    Where the M-step does all the work (the statistics of factor analysis are the moments of the data, whatever the
-    params) there is nothing to extrapolate, and this is EM.
+    Affine combinations of statistics keep their total count, mean and second moment, so no
+    constraint has to be handled. An extrapolation that leaves the parameter space or gains nothing
+    is undone, which costs one evaluation. The objective never falls, and CONVERGED is judged by
+    plain EM steps alone.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(3, covariance="tied")
-    >>> start = model.init(jax.random.key(3), x)
-    >>> fits = [jaxem.fit(model, x, start, algorithm=each) for each in (jaxem.EM(), jaxem.SQUAREM())]
-    >>> int(fits[1].n_evaluations) < int(fits[0].n_evaluations)
-    True
+    For a model whose statistics do not depend on the params (those of factor analysis are the
+    moments of the data), nothing is extrapolated, and this is EM.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(3, covariance="tied")
+        >>> start = model.init(jax.random.key(3), x)
+        >>> algorithms = (jaxem.EM(), jaxem.SQUAREM())
+        >>> fits = [jaxem.fit(model, x, start, algorithm=each) for each in algorithms]
+        >>> int(fits[1].n_evaluations) < int(fits[0].n_evaluations)
+        True
     """
 
     needs_statistics = True
@@ -67,7 +82,7 @@ class SQUAREM(Algorithm):
 
     def learn(self, memory: Any, seen: Any, outcome: Any) -> Any:
         accepted, plain = outcome.accepted, outcome.plain
-        # What comes after a start, after a jump, and after a step that was undone is a new cycle.
+        # A new cycle begins after a start, after an extrapolation and after an undone step.
         phase = jnp.where(plain & accepted & ~outcome.given, memory.phase + 1, 0)
         reached = _step_length(memory) >= memory.longest
         longest = jnp.where(accepted, jnp.where(reached, GROWTH, 1), 1 / GROWTH) * memory.longest
@@ -87,7 +102,7 @@ class SQUAREM(Algorithm):
 
 
 def _step_length(memory):
-    """|r| / |v|, between 1 (the second EM step itself) and the longest allowed."""
+    """|r| / |v|, clipped to between 1 (the second EM step) and the largest length allowed."""
     r = jax.tree.map(jnp.subtract, memory.second, memory.first)
     v = jax.tree.map(lambda s, s1, change: s - s1 - change, memory.stats, memory.second, r)
     return jnp.clip(jnp.nan_to_num(_norm(r) / _norm(v), nan=1.0), 1, memory.longest)
@@ -98,5 +113,10 @@ def _norm(tree):
 
 
 def refuse(allowed: Any, params: Any) -> Any:
-    """`params`, or NaN in their place: a point that the loop does not accept."""
+    """The params if they are allowed, and NaN if not, which the loop does not accept.
+
+    Args:
+        allowed: a bool [].
+        params: any params.
+    """
     return jax.tree.map(lambda leaf: jnp.where(allowed, leaf, jnp.nan), params)

@@ -36,10 +36,10 @@ class Steps(Model):
         return resp
 
     def maximize(self, stats: Any, params: Any = None) -> Any:
-        raise ValueError("maximize: from_steps knows no sufficient statistics; call m_step(resp, x)")
+        raise ValueError("maximize: from_steps has no sufficient statistics; call m_step(resp, x)")
 
     def constraints(self) -> Any:
-        raise ValueError("constraints: from_steps does not say where params live; write a Model for gradient fits")
+        raise ValueError("constraints: from_steps has no constraints of params; write a Model for gradient fits")
 
     def _refuse(self, value, name):
         if value is not None:

@@ -1,8 +1,8 @@
-"""Coordinates as objects: a model's `units` carry rows and params into standard units, and back.
+"""Changes of coordinates as objects: a model's `units` move rows and params to standard units.
 
-Fits run in units in which the data have mean 0 and unit spread, so that floors, starts and float32 do not depend on
-where the data lie or how they are scaled. A model makes its `Units` from the rows, and nothing else in the library
-knows how rows and params are moved.
+Fits run in units in which the data have mean 0 and unit spread, so that floors, starts and float32
+do not depend on where the data lie or how they are scaled. A model makes its `Units` from the rows,
+and nothing else in the library knows how rows and params are moved.
 """
 
 from collections.abc import Callable
@@ -17,47 +17,53 @@ from jaxem.inputs.sequences import Sequences, from_time_rows, time_rows, volume_
 
 
 class Units:
-    """A change of coordinates of the rows and the params of one model. `Identity` changes nothing.
+    """A change of coordinates of the rows and the params of one model; `Identity` changes nothing.
 
-    Rows move by `rows` and come back by `rows_back`, params move by `params` and come back by `back`. Densities change
-    by the volume: log p(x) = log p(rows(x)) - log_volume(). Units made on the host hold NumPy arrays of float64, and
-    then move NumPy arrays without rounding them; units made in a compiled program hold arrays of JAX.
+    `rows` moves rows into these units, and `rows_back` is its inverse; `params` moves params, and
+    `back` is its inverse. Densities change by the volume: log p(x) = log p(rows(x)) - log_volume().
+    Units that are made on the host hold NumPy arrays of float64, and move NumPy arrays without
+    rounding them; units that are made in a compiled program hold arrays of JAX.
     """
 
-    #: Whether nothing is changed.
+    #: Whether the coordinates stay the same.
     is_identity = False
 
-    #: Whether `back` takes params with leading axes (restarts) as they are.
+    #: Whether `back` accepts params with leading axes, such as that of restarts.
     broadcasts = True
 
     def rows(self, x: Any) -> Any:
-        """Rows of the data in these units."""
+        """The rows of the data x in these units."""
         raise NotImplementedError(f"{type(self).__name__}.rows")
 
     def rows_back(self, z: Any) -> Any:
-        """Rows in these units as rows of the data: the inverse of `rows`."""
+        """The rows of the data from rows z in these units: the inverse of `rows`."""
         raise NotImplementedError(f"{type(self).__name__}.rows_back")
 
     def params(self, params: Any) -> Any:
-        """Params of the data in these units."""
+        """The params in these units, from params in the data's units."""
         raise NotImplementedError(f"{type(self).__name__}.params")
 
     def back(self, params: Any) -> Any:
-        """Params in these units as params of the data: the inverse of `params`."""
+        """The params in the data's units, from params in these units: the inverse of `params`."""
         raise NotImplementedError(f"{type(self).__name__}.back")
 
     def log_volume(self) -> Any:
-        """log |dx / dz| of one example: one number, or [n] where examples differ."""
+        """The log volume log |dx / dz| of one example: one number, or [n] where examples differ."""
         return 0.0
 
     def loses_digits(self, params: Any) -> bool:
-        """Whether concrete params of the data, rounded to float32, stand for a visibly different density."""
+        """Whether rounding params to float32 would change the density visibly.
+
+        Args:
+            params: concrete params in the data's units.
+        """
         return False
 
     def model(self, model: Any) -> Any:
-        """`model` with those of its hyperparameters that have units carried into these.
+        """The model with its hyperparameters moved into these units.
 
-        They are the fields declared with `in_data_units()`, of the model and of what it wraps.
+        These are the fields that are declared with `in_data_units()`, of the model and of the model
+        that it wraps.
         """
         return _carried(model, self)
 
@@ -96,30 +102,46 @@ def _carried(model, units):
     changed = {}
     for name, kind in _carried_fields(type(model)):
         value = getattr(model, name)
-        changed[name] = units if kind == "units" else units.params(value) if kind == "params" else units.model(value)
+        carried = _CARRIED[kind](units, value)
+        if carried is not value:
+            changed[name] = carried
     if not changed:
         return model
     fields = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
     return build(type(model), {**fields, **changed}.items())
 
 
+#: How a field of each kind is carried into units.
+_CARRIED = {
+    "units": lambda units, value: units,
+    "params": lambda units, value: units.params(value),
+    "model": lambda units, value: units.model(value),
+    "part": lambda units, value: units.inner.model(value),
+}
+
+
 def _carried_fields(cls):
-    """(name, kind) of the fields that move with the units: "params", "units", or "model" for a wrapped model."""
+    """(name, kind) of the fields that move with the units; the kind of a wrapped model is "model"."""
     fields = getattr(cls, "__dataclass_fields__", {})
     declared = [(name, field.metadata["carried"]) for name, field in fields.items() if field.metadata.get("carried")]
     return [*declared, ("model", "model")] if getattr(cls, "has_params_of_its_model", False) else declared
 
 
-# --- affine changes of rows of numbers ------------------------------------------------------------------------------
+# --- affine changes of rows of numbers ------------------------------------------------------------
 
 
 class Role:
-    """How one leaf of a family's params moves when rows are moved by an affine map."""
+    """How one leaf of a family's params moves when rows are moved by an affine map.
+
+    A leaf of this base class does not move.
+    """
 
     def forth(self, affine: Affine, leaf: Any) -> Any:
+        """The leaf in the new coordinates of the map."""
         return leaf
 
     def back(self, affine: Affine, leaf: Any) -> Any:
+        """The leaf in the old coordinates of the map."""
         return leaf
 
 
@@ -140,7 +162,12 @@ class _Covariance(Role):
 
 
 class _Power(Role):
-    """A leaf that is multiplied by a power of the columns' scales; its last `after` axes come after the columns."""
+    """A leaf that moves by a power of the columns' scales.
+
+    Args:
+        power: the power of the scale in the units of the leaf.
+        after: the number of axes of the leaf after that of the columns.
+    """
 
     def __init__(self, power: Any, after: Any = 0) -> None:
         self.power, self.after = power, after
@@ -164,25 +191,30 @@ class _LogLocation(Role):
         return leaf + module_of(affine.scale).log(affine.scale)
 
 
-#: A mean [..., d]: it moves as rows do.
+#: The role of a mean [..., d], which moves like a row.
 LOCATION = _Location()
-#: A covariance [..., d, d], or variances [..., d] or [...], as `Affine.cov_forth` takes them.
+#: The role of a covariance [..., d, d], or of variances [..., d] or [...]; see `Affine.cov_forth`.
 COVARIANCE = _Covariance()
-#: Variances [..., d], or [...] of all columns.
+#: The role of variances: one for each column [..., d], or one for all columns [...].
 VARIANCE = _Power(2)
-#: Loadings [..., d, q]: each row has the scale of its column.
+#: The role of loadings [..., d, q], where each of the d rows has the scale of its column.
 LOADINGS = _Power(1, after=1)
-#: One over a scale.
+#: The role of a rate, which has the units of one over a scale.
 RATE = _Power(-1)
-#: The mean of log x.
+#: The role of a mean of log x.
 LOG_LOCATION = _LogLocation()
-#: A number without units.
+#: The role of a number without units.
 UNITLESS = Role()
 
 
 @pytree_class
 class AffineUnits(Units):
-    """The units of a family whose rows are numbers or vectors: an `Affine` map, and the role of each leaf of params."""
+    """The units of a family whose rows are numbers or vectors.
+
+    Attributes:
+        affine: the map of the rows.
+        roles: a tuple like params, with the `Role` of each leaf.
+    """
 
     affine: Affine
     roles: Any = static()
@@ -207,7 +239,7 @@ class AffineUnits(Units):
         return self.affine.log_volume()
 
     def loses_digits(self, params: Any) -> bool:
-        """By how far the means lie from 0, in standard deviations of a component, and by its correlations."""
+        """True where means lie far from 0, in standard deviations, or correlations are near 1."""
         found = dict(zip(self.roles, (np.asarray(leaf, np.float64) for leaf in params), strict=True))
         spread = [_smallest_deviation(role, leaf) for role, leaf in found.items() if role in (COVARIANCE, VARIANCE)]
         if LOCATION not in found or not spread:
@@ -217,15 +249,16 @@ class AffineUnits(Units):
         return bool(far or VISIBLE * condition < ROUNDING)
 
 
-#: Rounding of a float32 number, relative to it.
+#: The largest rounding error of a float32 number, relative to the number.
 ROUNDING = 2.0**-24
 
-#: Means that are off by this share of a standard deviation change log p(x) of a row by 1e-4 nats at one deviation.
+#: An error of a mean by this share of a standard deviation changes log p(x) of a row that is one
+#: standard deviation away by 1e-4 nats.
 VISIBLE = 1e-4
 
 
 def _smallest_deviation(role, leaf):
-    """(the smallest standard deviation in any direction, the smallest eigenvalue of a correlation matrix)."""
+    """(the smallest standard deviation in any direction, the smallest eigenvalue of correlations)."""
     if role is COVARIANCE and leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2]:
         scale = np.sqrt(np.diagonal(leaf, axis1=-2, axis2=-1))
         unit = leaf / (scale[..., :, None] * scale[..., None, :])
@@ -236,12 +269,17 @@ def _smallest_deviation(role, leaf):
     return float(np.sqrt(leaf.min())) if leaf.size else np.inf, 1.0
 
 
-# --- units of what is made of parts ---------------------------------------------------------------------------------
+# --- units of models that are made of parts -------------------------------------------------------
 
 
 @pytree_class
 class FieldUnits(Units):
-    """The units of a model whose rows are those of a part, and whose params have the part's in one field."""
+    """The units of a model that has the rows of one of its parts.
+
+    Attributes:
+        inner: the units of the part.
+        field: the name of the field of the model's params that holds the params of the part.
+    """
 
     inner: Units
     field: str = static()
@@ -275,7 +313,11 @@ class FieldUnits(Units):
 
 @pytree_class
 class Copies(Units):
-    """The units of k copies of a model side by side, whose params have a leading axis k: the same for all copies."""
+    """The units of k copies of a model side by side, whose params have a leading axis k.
+
+    Attributes:
+        inner: the units of one copy, which are the same for all.
+    """
 
     inner: Units
 
@@ -308,7 +350,10 @@ class Copies(Units):
 
 
 def each_copy(function: Callable, trees: Any) -> Any:
-    """function(tree) of every entry of the leading axis; on the host, where that is float64, without JAX."""
+    """The results of function(tree) for every entry of the leading axis of `trees`, stacked.
+
+    Trees of NumPy arrays stay on the host, and so keep their float64.
+    """
     leaves = jax.tree.leaves(trees)
     if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
         return jax.vmap(function)(trees)
@@ -318,7 +363,12 @@ def each_copy(function: Callable, trees: Any) -> Any:
 
 @pytree_class
 class SequenceUnits(Units):
-    """The units of single observations, and the length of each sequence [n]: every observation changes the density."""
+    """The units of sequences, where every observation changes the density.
+
+    Attributes:
+        inner: the units of single observations.
+        lengths: the length of each sequence, [n].
+    """
 
     inner: Units
     lengths: Any
@@ -335,7 +385,8 @@ class SequenceUnits(Units):
         return x._replace(values=from_time_rows(self.inner.rows(time_rows(x)), *x.shape))
 
     def rows_back(self, z: Any) -> Any:
-        if not isinstance(z, Sequences):  # values [n, t, ...] by themselves: what moves are their last axes
+        # Values [n, t, ...] by themselves move along their last axes.
+        if not isinstance(z, Sequences):
             return self.inner.rows_back(z)
         return z._replace(values=from_time_rows(self.inner.rows_back(time_rows(z)), *z.shape))
 
@@ -344,6 +395,9 @@ class SequenceUnits(Units):
 
     def back(self, params: Any) -> Any:
         return self.inner.back(params)
+
+    def model(self, model: Any) -> Any:
+        return self.inner.model(model)
 
     def log_volume(self) -> Any:
         return volume_of_sequences(self.lengths, self.inner.log_volume())

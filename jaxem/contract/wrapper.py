@@ -1,4 +1,4 @@
-"""A model or a family that is another one in all but a few methods."""
+"""Wrappers: a model or a family that differs from another one in a few methods only."""
 
 import dataclasses
 import functools
@@ -9,14 +9,15 @@ from jaxem.contract import capabilities
 from jaxem.contract.family import Family
 from jaxem.contract.model import Model, Part
 
-#: What a wrapper computes anew, since it follows from methods that it may have changed.
+#: The methods that a wrapper does not take from the wrapped model, because they are derived from
+#: methods that it may have changed.
 DERIVED = {"m_step", "log_prob", "posterior", "weighted_e_step", "keep_where", "init_components"}
 
 CONTRACT = (Part, Model, Family, *capabilities.ALL)
 
 
 def contract_methods(cls) -> dict:
-    """{name: function} of the public methods of a class that stand as the contract defines them."""
+    """The public methods of a class that are defined by the contract: {name: function}."""
     found = {}
     for base in reversed(cls.__mro__):
         for name, method in vars(base).items():
@@ -28,16 +29,21 @@ def contract_methods(cls) -> dict:
 
 
 class Wrapper(Part):
-    """Subclass it (with `Model` or `Family` after it) and write what is different; the wrapped model does the rest.
+    """Base class of wrappers, which write the methods that differ from those of the wrapped model.
 
-    Every method of the contract that a subclass does not write is the wrapped model's, and so is everything that the
-    contract does not declare: capabilities, properties, sizes. `withholds` names capabilities that are lost.
+    A subclass names `Wrapper` before `Model` or `Family` among its bases. Every method of the
+    contract that it does not write is the wrapped model's, and so is everything that the contract
+    does not declare: capabilities, properties, sizes.
+
+    Attributes:
+        model: the wrapped model or family.
+        withholds: the capabilities of the wrapped model that the wrapper does not have.
     """
 
     model: Any
 
     is_wrapper = True
-    withholds: tuple[Any, ...] = ()
+    withholds: tuple[type, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -47,12 +53,17 @@ class Wrapper(Part):
 
     @classmethod
     def own_methods(cls) -> set[str]:
-        """Names of the contract's methods that keep the contract's own definition."""
+        """The names of the methods that keep the contract's own definition."""
         return DERIVED
 
     @classmethod
     def taken_over(cls, name: str, declared: Any) -> Any:
-        """The method `name` of the wrapped model, as a method of the wrapper."""
+        """The method `name` of the wrapped model as a method of the wrapper.
+
+        Args:
+            name: name of the method.
+            declared: the method as the contract declares it.
+        """
 
         @functools.wraps(declared)
         def method(self, *args, **kwargs):
@@ -81,20 +92,20 @@ class Wrapper(Part):
         return dataclasses.replace(self, model=model), x  # type: ignore[type-var]
 
     def __getattr__(self, name: str) -> Any:
-        # Only for what the contract does not declare (capabilities, n_components, ...).
+        # Python calls this only for what the contract does not declare (capabilities, sizes, ...).
         if name.startswith("_") or name == "model":
             raise AttributeError(name)
         return getattr(self.model, name)
 
 
 class SameDensity(Wrapper, Model):
-    """A wrapper that changes how params are estimated, and nothing about the distribution they stand for."""
+    """A wrapper that changes how params are estimated, but not the distribution with these params."""
 
-    #: Its hyperparameters move with the units of the wrapped model, see `Units.model`.
+    #: Whether the hyperparameters move with the units of the wrapped model (see `Units.model`).
     has_params_of_its_model = True
 
     @classmethod
-    def own_methods(cls) -> Any:
+    def own_methods(cls) -> set[str]:
         return DERIVED - {"posterior"}
 
     @property

@@ -1,1 +1,1 @@
-"""The loop, and the compiled programs and blocks around it."""
+"""The loop over iterations, and the compiled programs and blocks around it."""

@@ -1,13 +1,9 @@
-"""A fit in blocks of iterations. Between them the host shows progress, writes a checkpoint, and can be interrupted.
+"""Fits in blocks of iterations, between which the host is in control.
 
-`fit`, `fit_restarts` and `fit_stream` take
-
-    callback      called with a `Progress` after every block; where it returns True the fit ends as INTERRUPTED
-    progress      True: a bar (tqdm where it is installed)
-    checkpoint    a path: all there is of the fit is kept there; a call with the same arguments goes on from it
-
-None of them changes a bit of the answer: pieces of a run give what the whole gives. Ctrl-C ends a fit at the last
-finished block, with the status INTERRUPTED for what was still running.
+After every block the host can call a callback, show a progress bar and write a checkpoint, if the
+caller of `fit`, `fit_restarts` or `fit_stream` asks for these. None of them changes a bit of the
+result, because a run in pieces gives the same bits as a run in one piece. Ctrl-C ends a fit at the
+last finished block; fits that had not ended have the status INTERRUPTED.
 """
 
 import sys
@@ -26,19 +22,26 @@ from jaxem.engine.result import Result
 from jaxem.engine.stages import Stages
 from jaxem.numerics.devices import host
 
-#: Seconds that a block is to take: short enough for Ctrl-C and a bar, and thousands of times what a call costs.
+#: The seconds that a block should take: short enough for Ctrl-C and a progress bar, and thousands
+#: of times the cost of a call.
 BLOCK_SECONDS = 0.2
 
-#: Iterations of the first block at most, fewer where they are more work than FIRST_WORK (numbers in the data times
-#: numbers in the params); and how much longer a block may be than the last.
+#: The first block has at most FIRST_BLOCK iterations, and fewer where an iteration is much work:
+#: their product with the numbers in the data and the numbers in the params is at most FIRST_WORK. A
+#: block is at most BLOCK_GROWTH times as long as the one before.
 FIRST_BLOCK, FIRST_WORK, BLOCK_GROWTH = 128, 1 << 28, 8
 
 
 class Progress(NamedTuple):
-    """How far a fit has come.
+    """How far a fit has come, as a callback gets it.
 
-    n_iterations: passes of the loop. n_finished: fits of n_fits that have ended. objective: the highest so far, total
-    in nats (-inf before there is one). seconds: since the call. occupancy: share of the lanes that were busy.
+    Attributes:
+        n_iterations: the number of iterations so far.
+        n_finished: how many fits have ended.
+        n_fits: the number of all fits.
+        objective: the highest objective so far, total in nats; -inf before there is one.
+        seconds: the seconds since the call.
+        occupancy: the share of the lanes that were busy.
     """
 
     n_iterations: int
@@ -50,7 +53,14 @@ class Progress(NamedTuple):
 
 
 class Monitor(NamedTuple):
-    """What a fit's caller wants to see of it while it runs. volume: what objectives are reported less by."""
+    """The options of a fit for what happens between blocks.
+
+    Attributes:
+        callback: a function of a `Progress`, or None.
+        progress: whether to show a progress bar.
+        checkpoint: a `Checkpoint`, or None.
+        volume: the log-volume of the frame, in nats, which is subtracted from reported objectives.
+    """
 
     callback: Any = None
     progress: bool = False
@@ -59,6 +69,7 @@ class Monitor(NamedTuple):
 
     @classmethod
     def of(cls, callback: Any, progress: Any, checkpoint: Any) -> "Monitor":
+        """The monitor for the arguments of `fit`; ValueError where one of them is not usable."""
         if callback is not None and not callable(callback):
             raise ValueError(f"callback: expected a function of a Progress; got {callback!r}")
         if not isinstance(progress, (bool, np.bool_)):
@@ -66,17 +77,23 @@ class Monitor(NamedTuple):
         return cls(callback, bool(progress), None if checkpoint is None else Checkpoint(checkpoint))
 
     def refuse_trace(self) -> None:
+        """Raise ValueError if anything is asked for, because the fit is traced."""
         for name in ("callback", "progress", "checkpoint"):
             if getattr(self, name):
                 raise ValueError(f"{name}: works on the host; this fit is part of a compiled program")
 
 
 class StoppedByCallbackError(Exception):
-    """A callback asked for the end."""
+    """A callback returned True, which ends the fit."""
 
 
 class MonitoredFit:
-    """Callback, bar and checkpoint of one fit, called after every block."""
+    """The callback, progress bar and checkpoint of one running fit.
+
+    Args:
+        monitor: the options.
+        what: the model, data, start and options of the fit, which identify its checkpoint.
+    """
 
     def __init__(self, monitor: Monitor, what: Any) -> None:
         self.monitor, self.started = monitor, time.perf_counter()
@@ -85,18 +102,29 @@ class MonitoredFit:
 
     @property
     def seconds(self) -> float:
+        """The seconds since the fit began."""
         return time.perf_counter() - self.started
 
     def resumed(self, kept: Any) -> Any:
-        """What a checkpoint kept of this fit, or `kept`, that of its beginning."""
+        """The state in this fit's checkpoint; without one `kept`, the state at the start."""
         return kept if self.checkpoint is None else self.checkpoint.resumed(kept)
 
     def keep(self, kept: Any, now: bool = True) -> None:
+        """Write the state to the checkpoint, if there is one (see `Checkpoint.keep`)."""
         if self.checkpoint is not None:
             self.checkpoint.keep(kept, now)
 
     def after_block(self, kept: Any, progress: Any, last: bool = False) -> None:
-        """Keep all there is of the fit; `progress()` says how far it has come."""
+        """Write the checkpoint, update the progress bar, and call the callback.
+
+        Args:
+            kept: the state of the fit.
+            progress: a function without arguments that returns the `Progress`.
+            last: whether the fit has ended.
+
+        Raises:
+            StoppedByCallbackError: the callback returned True before the last block.
+        """
         self.keep(kept, now=last)
         if self.bar is None and self.monitor.callback is None:
             return
@@ -108,6 +136,7 @@ class MonitoredFit:
             raise StoppedByCallbackError
 
     def close(self) -> None:
+        """Remove the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
@@ -145,10 +174,25 @@ def solve_in_blocks(
     plan: Any,
     monitor: Monitor,
 ) -> Result:
-    """All fits of a plan, from the host: set out, iterate block by block, finish.
+    """All fits of a plan, from the host: initialise, iterate block by block, and finish.
 
-    The stages are the rungs of the screening, then to the end, then (for fits that met ill-conditioned params, and only
-    then compiled) in the centred form.
+    The fits pass the stages that are described in `stages`. The centred form is compiled only if
+    fits need it.
+
+    Args:
+        model: the model.
+        x: the rows, [n, ...].
+        weights: the weights of the rows, [n].
+        algorithm: the algorithm.
+        tol: the gain per unit of weight, in nats, below which a fit has converged.
+        max_steps: the largest number of steps of a fit.
+        starts: params with a leading axis, or None where the plan makes the starts.
+        key: the key with which the plan makes starts, or None.
+        plan: the plan of the fits.
+        monitor: callback, progress bar and checkpoint.
+
+    Returns:
+        The result in the data's units; its leaves have a leading axis unless the plan says `alone`.
     """
     early, late = compile_ahead(model, x, weights, algorithm, tol, max_steps, starts, key, plan)
     wait(early)
@@ -174,7 +218,7 @@ def solve_in_blocks(
             ended, chosen = stages.chosen(stage + 1, state)
             if stage + 1 == stages.centred and not host(chosen).any():
                 break
-            # Both at once: wherever an interrupt comes, they belong together.
+            # Both are set in one statement, so that they belong together if an interrupt comes.
             state, stage = stages.enter(stage + 1, ended, chosen), stage + 1
         after_block(last=True)
         fits = state.fits
@@ -195,9 +239,9 @@ def _blocks(problem, algorithm, state, tol, max_steps, placement):
     """The states after each block, until every fit has ended."""
     work = work_of_state(problem, algorithm, state)
     n = int(np.clip(FIRST_WORK / (work.data * work.params), 1, FIRST_BLOCK))
-    if n < FIRST_BLOCK:  # much data: not while what comes before this has its memory too
+    if n < FIRST_BLOCK:  # With much data, the memory of what ran before is set free first.
         jax.block_until_ready(state)
-    busy = True  # else the first block makes no iteration: cheaper than to look
+    busy = True  # If no lane is busy, a block without iterations costs less than to find this out.
     while busy:
         begun = time.perf_counter()
         state = iterate(problem, algorithm, state, tol, max_steps, at_most=np.int32(n), placement=placement)
@@ -205,4 +249,5 @@ def _blocks(problem, algorithm, state, tol, max_steps, placement):
         yield state
         if jax.process_count() == 1:
             n = int(np.clip(n * BLOCK_SECONDS / (time.perf_counter() - begun), 1, BLOCK_GROWTH * n))
-        # Else all processes have to agree on what a block is, and each has its own clock.
+        # Several processes have to agree on the length of a block, but their clocks differ, so that
+        # it stays as it is.

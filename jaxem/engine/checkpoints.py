@@ -1,4 +1,8 @@
-"""All there is of a running fit, on disk: written whole or not at all, the last two kept, checked on the way in."""
+"""Checkpoints: files with the state of a running fit.
+
+A file is written whole or not at all, the last two files are kept, and a file is checked when it is
+read.
+"""
 
 import hashlib
 import os
@@ -16,15 +20,25 @@ import numpy as np
 from jaxem.engine import container
 from jaxem.numerics.devices import host
 
-#: A checkpoint is written when this many times as long has passed as the last one took: it costs 5 % at most.
+#: The time between two checkpoints is at least this many times the time that the last one took, so
+#: that checkpoints cost 5 % at most.
 PATIENCE = 20
 
-#: Bytes of the data that a fingerprint looks at; of more, rows spread evenly over them.
+#: A fingerprint reads about this many bytes of an array; of a larger one, evenly spaced rows.
 FINGERPRINT_BYTES = 64 << 20
 
 
 class Checkpoint:
-    """A path for one fit. The file before the last is kept beside it, as `path.previous`."""
+    """A path for the checkpoints of one fit.
+
+    The file before the last one is kept next to it, as `path.previous`.
+
+    Args:
+        path: the path of the file.
+
+    Raises:
+        ValueError: `path` is not a path, or its folder does not exist.
+    """
 
     def __init__(self, path: Any) -> None:
         try:
@@ -32,22 +46,31 @@ class Checkpoint:
         except TypeError:
             raise ValueError(f"checkpoint: expected a path; got {path!r}") from None
         if not self.path.parent.is_dir():
-            raise ValueError(f"checkpoint: there is no folder {self.path.parent}")
+            raise ValueError(f"checkpoint: expected a path in a folder that exists; got {self.path}")
         self.previous = self.path.with_name(self.path.name + ".previous")
         self.fingerprint, self.due = "", 0.0
 
     def of_fit(self, what: Any) -> "Checkpoint":
+        """This checkpoint, for the fit of a model, data, start and options, a pytree."""
         self.fingerprint = fingerprint(what)
         return self
 
     def keep(self, state: Any, now: bool = False) -> None:
-        """Write `state` if the last writing is long enough ago. A full disk is a warning: the fit goes on."""
+        """Write the state of the fit, if the last write was long enough ago.
+
+        A write that fails, for instance because the disk is full, is a warning, and the fit goes
+        on.
+
+        Args:
+            state: the state, a pytree of arrays.
+            now: whether to write in any case.
+        """
         begun = time.monotonic()
         if begun < self.due and not now:
             return
         arrays = [host(leaf) for leaf in jax.tree.leaves(state)]
         if jax.process_index():
-            return  # one process writes, and all of them read
+            return  # Only one process writes, and all of them read.
         try:
             if self.path.exists():
                 self._give_second_name()
@@ -58,15 +81,27 @@ class Checkpoint:
         self.due = begun + (1 + PATIENCE) * taken
 
     def _give_second_name(self):
-        """What is at `path` gets a second name before a new file takes the first: at no moment is there none."""
+        """Give the last file its second name before it is replaced, so that one always exists."""
         self.previous.unlink(missing_ok=True)
         try:
             os.link(self.path, self.previous)
-        except OSError:  # not every file system has links
+        except OSError:  # Some file systems have no links.
             shutil.copyfile(self.path, self.previous)
 
     def resumed(self, state: Any) -> Any:
-        """The state that was kept, or `state` where there is none. ValueError for that of another fit."""
+        """The state from which the fit resumes.
+
+        A damaged file is a warning if the file before it can be read.
+
+        Args:
+            state: the state of a fit that begins.
+
+        Returns:
+            The state that was written last, or `state` where there is none.
+
+        Raises:
+            ValueError: the file belongs to another fit, or no file that exists can be read.
+        """
         damage = []
         for path in (self.path, self.previous):
             if not path.exists():
@@ -82,7 +117,7 @@ class Checkpoint:
                     "delete it, or give another path"
                 )
             for what in damage:
-                warnings.warn(f"checkpoint: {what}; going on from {path}", stacklevel=2)
+                warnings.warn(f"checkpoint: {what}; the fit resumes from {path}", stacklevel=2)
             return _like(state, arrays)
         if damage:
             raise ValueError(f"checkpoint: {'; '.join(damage)}")
@@ -90,7 +125,7 @@ class Checkpoint:
 
 
 def _like(state, arrays):
-    """The arrays as a tree like `state`, each where its leaf there is: on the host, on a device, on many."""
+    """The arrays as a pytree like `state`, each placed (host, device, devices) like its leaf."""
     leaves, structure = jax.tree.flatten(state)
     return structure.unflatten(
         jax.device_put(jnp.asarray(array), leaf.sharding) if isinstance(leaf, jax.Array) else np.array(array)
@@ -99,7 +134,11 @@ def _like(state, arrays):
 
 
 def fingerprint(what: Any) -> str:
-    """A digest of all that a fit depends on. Functions count by their names, large arrays by rows spread over them."""
+    """A digest of all that a fit depends on.
+
+    Functions are represented by their names, and large arrays by evenly spaced rows. Of an array on
+    devices of other processes only the dtype and the shape are used.
+    """
     leaves, structure = jax.tree.flatten(what)
     digest = hashlib.blake2b(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode(), digest_size=16)
     for leaf in leaves:

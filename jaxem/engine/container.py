@@ -1,7 +1,8 @@
-"""Files of arrays under a JSON header: written whole or not at all, checked on the way in, unable to run code.
+"""Files of arrays with a JSON header, which cannot run code.
 
-A file is an uncompressed npz. Its entry `header` is UTF-8 JSON: format and library version, a tree of plain values,
-the dtype and shape of every array, and a SHA-256 checksum of all of it.
+A file is an uncompressed npz. Its entry `header` is UTF-8 JSON. It holds the versions of the format
+and of the library, a tree of plain values, the dtype and shape of every array, and a SHA-256
+checksum of all this. A file is written whole or not at all, and checked when it is read.
 """
 
 import contextlib
@@ -23,16 +24,19 @@ FORMAT = "jaxem"
 FORMAT_VERSION = 1
 HEADER_KEYS = {"format", "format_version", "jaxem_version", "tree", "arrays", "checksum"}
 
-#: dtypes that mean the same to every reader of npz; bfloat16 and random keys, for instance, do not.
+#: The dtypes that every reader of npz understands. Others, such as bfloat16 and random keys, are
+#: refused.
 DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 DTYPES += ("float16", "float32", "float64")
 
-#: What malformed bytes raise in the zip, npy and JSON readers, and misfitting fields in the classes that get them.
+#: The errors that malformed bytes raise in the readers of zip, npy and JSON, and that wrong fields
+#: raise in the classes that get them.
 DAMAGE = (ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError)
 DAMAGE += (SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile)
 
 
-def checksum(header: Any, arrays: Any) -> Any:
+def checksum(header: dict[str, Any], arrays: list[np.ndarray]) -> str:
+    """The SHA-256 checksum, in hexadecimal, of a header (without its checksum) and arrays."""
     content = {key: value for key, value in header.items() if key != "checksum"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for array in arrays:
@@ -40,8 +44,17 @@ def checksum(header: Any, arrays: Any) -> Any:
     return digest.hexdigest()
 
 
-def write(path: Any, tree: Any, arrays: Any) -> None:
-    """Write a tree of plain JSON values and a list of arrays to `path`; the file appears complete or not at all."""
+def write(path: str | os.PathLike, tree: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Write a file, which appears complete or not at all.
+
+    Args:
+        path: the path of the file.
+        tree: a tree of plain JSON values.
+        arrays: the arrays, of `DTYPES`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -74,7 +87,8 @@ def _write_atomically(path, **entries):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # the rename itself reaches the disk; not every system can sync a folder
+    # The folder is synced too, so that the rename reaches the disk. Some systems cannot do this.
+    with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -82,14 +96,25 @@ def _write_atomically(path, **entries):
             os.close(folder)
 
 
-def read(data: Any) -> Any:
-    """(tree, arrays) of the bytes of a file, each checked against the other. Raises one of `DAMAGE`."""
+def read(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Read and check the bytes of a file.
+
+    Args:
+        data: the content of the file.
+
+    Returns:
+        (tree, arrays), as `write` got them.
+
+    Raises:
+        ValueError: these are not the bytes of a whole, unaltered file. Some damage raises another
+            of the errors in `DAMAGE`.
+    """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ValueError(f"not an npz file ({error})") from error
     entries = archive.infolist()
-    # Stored as they are, the entries cannot unpack to more than the file holds.
+    # Entries that are not compressed cannot unpack to more bytes than the file has.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("not written by jaxem.save: its entries are compressed")
     if sum(entry.file_size for entry in entries) > len(data):
@@ -133,7 +158,7 @@ def _read_header(raw):
 
 
 def _read_npy(raw, name, dtype, shape=None):
-    """One array, after its own description is found to be the expected one and of exactly the bytes that follow."""
+    """One array, if its description is the expected one and fits the bytes that follow."""
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name}: not an npy array of version 1.0")

@@ -1,6 +1,7 @@
-"""Data -> (sufficient statistics, log-likelihood) at given params: whole, in chunks, weighted.
+"""The E-step of all rows: sufficient statistics and log-likelihood at given params.
 
-Because statistics add up and are linear in the weights, chunks are a scan and padding is weight 0; no model knows.
+Statistics are sums over rows and linear in the weights. Chunks of rows are therefore summed in a
+scan, and rows that fill up a chunk have weight 0; models need not know of either.
 """
 
 import contextlib
@@ -20,11 +21,12 @@ from jaxem.numerics.chunks import cut_rows, even_chunks, first_of, scan_sum
 from jaxem.numerics.devices import summed
 from jaxem.numerics.hardware import hardware
 
-#: What the E-steps of fits side by side may hold of a single row, before there are fewer fits side by side.
+#: The bytes that the E-steps of all lanes may use for a single row. With more, there are fewer
+#: lanes.
 LANES_BYTES = 512 << 20
 
 
-#: Rows of a chunk from which it matters how they lie in the cache (see `Hardware.odd_lines`).
+#: From this many rows in a chunk, it matters how they lie in the cache (see `Hardware.odd_lines`).
 LONG = 512
 
 
@@ -33,15 +35,22 @@ IDENTITY = Identity()
 
 @pytree_class
 class Problem:
-    """A model and its data, ready for iterating.
+    """A model and its data, ready for iterations.
 
-    rows: chunks of rows with a leading axis of chunks, [c, m, ...]; or the rows as they came [n, ...], which `chunked`
-    cuts. weights: as rows, 0 for padding. total_weight: their sum. n_points: how many rows they amount to, their weight
-    where it counts repetitions, else the rows in use. units: those that rows as they came are moved to.
-
-    chunk: rows per chunk; 0: the rows are cut already. prepared: the rows are `model.prepare`d and in units already.
-    centred: they are to be prepared in the form that keeps its precision (see `Model.prepare`).
-    axis: the axis of devices that the other rows lie along, for a problem that holds those of one device.
+    Attributes:
+        model: the model, with its hyperparameters in standard units.
+        rows: the rows as they came, [n, ...], which `chunked` cuts; or chunks of rows [c, m, ...].
+        weights: the weights of the rows, [n] or [c, m]; 0 for padding.
+        units: the standard units, into which rows as they came are moved.
+        total_weight: the sum of the weights.
+        n_points: the number of rows: the total weight or the number of rows of positive weight,
+            whichever is larger.
+        chunk: the number of rows per chunk; 0 if the rows are cut already.
+        prepared: whether the rows are prepared data (see `Model.prepare`) in standard units.
+        centred: whether rows are prepared in the form that keeps its precision where params are
+            ill-conditioned (see `Model.prepare`).
+        axis: the mesh axis over which rows are sharded, for a problem with the rows of one device;
+            None where all rows are here.
     """
 
     model: Any
@@ -63,14 +72,15 @@ class Problem:
         return dataclasses.replace(self, rows=rows, weights=weights, chunk=0)
 
     def of_rows(self, x: Any, weights: jax.Array) -> "Problem":
-        """The problem with x and weights for its rows, unless it has those that it prepared."""
+        """The problem with rows x and their weights; a problem with prepared rows keeps its own."""
         return self if self.prepared else dataclasses.replace(self, rows=x, weights=weights)
 
     def prepare(self, rows: Any, weights: jax.Array) -> Any:
+        """Prepared data (see `Model.prepare`) for rows as they came, in standard units."""
         return self.model.prepare(self.units.rows(rows), weights, self.centred)
 
-    def sums(self, rows: Any, weights: jax.Array, params: Any) -> Any:
-        """(statistics, log-likelihood) of one chunk."""
+    def sums(self, rows: Any, weights: jax.Array, params: Any) -> tuple[Any, jax.Array]:
+        """(statistics, log-likelihood in nats) of one chunk, without `shared_log_lik`."""
         data = rows if self.prepared else self.prepare(rows, weights)
         resp, log_prob = self.model.e_step(params, data)
         with _said_of(self.model, "e_step", "log_prob [n]"):
@@ -78,8 +88,11 @@ class Problem:
         stats = self.model.sufficient_statistics(resp, data, weights)
         return stats, jnp.where(weights > 0, weights * log_prob, 0).sum()
 
-    def expectation(self, params: Any) -> Any:
-        """(statistics, log-likelihood), both sums over all rows, compensated over the chunks."""
+    def expectation(self, params: Any) -> tuple[Any, jax.Array]:
+        """(statistics, log-likelihood in nats) of all rows, which have been cut into chunks.
+
+        The sums over chunks are compensated. With `axis` they include the rows of all devices.
+        """
         here = scan_sum(lambda params, piece: self.sums(piece[0], piece[1], params), params, (self.rows, self.weights))
         stats, log_lik = summed(here, self.axis)
         return stats, log_lik + self.model.shared_log_lik(params, stats)
@@ -89,12 +102,23 @@ class Problem:
         return _zeros(self.expectation, params)
 
     def maximize(self, stats: Any, params: Any) -> Any:
+        """The M-step: new params from the statistics of an E-step at `params`."""
         return _like_params(self.model, "maximize", self.model.maximize(stats, params), params)
 
 
 @pytree_class
 class StepsProblem:
-    """A model whose "statistics" are whatever its M-step takes: one piece of data, no weights (see `from_steps`)."""
+    """The problem of a model without additive statistics (see `from_steps`).
+
+    Its "statistics" are what its E-step returns and its M-step takes. The data are in one piece and
+    have no weights. The methods are those of `Problem`.
+
+    Attributes:
+        model: the model.
+        x: the rows, [n, ...].
+        total_weight: the number of rows.
+        n_points: the number of rows.
+    """
 
     model: Any
     x: Any
@@ -122,7 +146,10 @@ class StepsProblem:
 
 @contextlib.contextmanager
 def _said_of(model, method, expected):
-    """A failed assertion about what a method of the model gave, as a ValueError. It costs nothing once compiled."""
+    """Turn a failed assertion about the result of a model's method into a ValueError.
+
+    The assertions are made during tracing and cost nothing in a compiled program.
+    """
     try:
         yield
     except AssertionError as error:
@@ -131,7 +158,7 @@ def _said_of(model, method, expected):
 
 
 def _like_params(model, method, new, params):
-    """`new`, which must have the structure, the shapes and the dtypes of the params before."""
+    """`new`, once it has the structure, shapes and dtypes of `params`."""
     with _said_of(model, method, "params like those it was given"):
         chex.assert_trees_all_equal_shapes_and_dtypes(params, new)
     return new
@@ -142,7 +169,19 @@ def _zeros(expectation, params):
 
 
 def lanes_and_rows(model: Model, x: Any, params: Any, n_lanes: int, centred: bool = False) -> tuple[int, int]:
-    """(how many of n_lanes fits go side by side, how many rows keep one chunk of their E-step in cache)."""
+    """How many fits run side by side, and how many rows a chunk has.
+
+    Args:
+        model: the model.
+        x: rows [n, ...] in standard units, or their shapes.
+        params: params of one fit.
+        n_lanes: the number of lanes that is asked for.
+        centred: whether rows are prepared in the centred form.
+
+    Returns:
+        (the number of lanes, at most n_lanes; the number of rows with which one chunk of their
+        E-steps stays in the cache).
+    """
     data, resp = _bytes_per_row(model, x, params, centred)
     n_lanes = min(n_lanes, max(1, int(LANES_BYTES / (2 * resp))))
     device = hardware()
@@ -153,14 +192,17 @@ def lanes_and_rows(model: Model, x: Any, params: Any, n_lanes: int, centred: boo
 
 
 def _odd_lines(rows: int) -> int:
-    """`rows`, or a few more (of weight 0), so that a feature of all of them takes an odd number of 64-byte lines."""
+    """At least `rows`, such that a feature of all rows takes an odd number of 64-byte lines.
+
+    The rows that are added have weight 0.
+    """
     lines = -(-rows // 16)
     return 16 * (lines + 1 - lines % 2)
 
 
 def _bytes_per_row(model, x, params, centred):
-    """(bytes of prepared data, bytes of the E-step of one fit)."""
-    n = 1024  # shapes alone: enough that what all rows share counts for little
+    """(bytes of prepared data, bytes of the E-step of one fit), per row."""
+    n = 1024  # Only shapes are computed. With this many rows, what they share counts for little.
     sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
     weights = jax.ShapeDtypeStruct((n,), jax.tree.leaves(params)[0].dtype)
     data = jax.eval_shape(lambda rows, weights: model.prepare(rows, weights, centred), sample, weights)
@@ -182,10 +224,21 @@ def make_problem(
     store: bool = True,
     axis: Any = None,
 ) -> Any:
-    """Rows x in chunks of `chunk` (the last one padded by rows of weight 0), in `units`.
+    """The problem of a model and its data.
 
-    store: prepare them once and keep that, unless it is too much; else the rows are left as they came, and prepared
-    anew in every iteration. axis: the axis of devices that x is spread over, where these are the rows of one.
+    Args:
+        model: the model, with its hyperparameters in standard units.
+        x: the rows as they came, [n, ...].
+        weights: the weights of the rows, [n].
+        chunk: the number of rows per chunk. The last chunk is filled up with rows of weight 0.
+        units: the standard units.
+        centred: whether rows are prepared in the centred form.
+        store: whether to prepare the rows once and keep the result, unless it is too large.
+            Otherwise the rows are left as they came, and every iteration prepares them.
+        axis: the mesh axis over which x is sharded, where these are the rows of one device.
+
+    Returns:
+        A `Problem`, or a `StepsProblem` for a model without additive statistics.
     """
     total, in_use = summed((weights.sum(), (weights > 0).sum().astype(weights.dtype)), axis)
     n_points = jnp.maximum(total, in_use)
@@ -196,7 +249,7 @@ def make_problem(
 
 
 def stored(problem: Problem) -> Problem:
-    """The problem with its rows cut and prepared, unless that is too much to keep."""
+    """The problem with its rows cut and prepared, unless this would take too much memory."""
     cut = problem.chunked()
     shape = jax.eval_shape(lambda rows, w: cut.prepare(first_of(rows), w[0]), cut.rows, cut.weights)
     if len(cut.weights) * _bytes(shape) > hardware().store_bytes:

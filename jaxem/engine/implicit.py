@@ -1,8 +1,10 @@
 """Derivatives of a converged fit, by the implicit function theorem at the fixed point of EM.
 
-theta* = M(theta*, data), so d theta* = (I - dM/d theta)^-1 dM/d data: no iteration is unrolled, and the start has no
-influence. The log-likelihood's derivative is the partial one at theta*, because its gradient in theta is 0 there.
-Both are right only where the fit has converged. The linear system is dense: as many unknowns as parameters.
+From theta* = M(theta*, data), where M is one EM step, it follows that
+d theta* = (I - dM/d theta)^-1 dM/d data. No iteration is unrolled, and the start has no influence.
+The derivative of the log-likelihood is the partial derivative at theta*, because its gradient in
+theta is 0 there. Both are right only where the fit has converged. The linear system is dense, with
+as many unknowns as parameters.
 """
 
 from functools import partial
@@ -19,7 +21,22 @@ from jaxem.engine.expectation import make_problem
 def attach_derivatives(
     model: Any, z: Any, weights: jax.Array, chunk: Any, params: Any, log_lik: jax.Array, volume: Any
 ) -> Any:
-    """params [1, ...] and log_lik [1] of one finished fit, unchanged in value, with derivatives in the data."""
+    """Give the params and the log-likelihood of a finished fit derivatives in the data.
+
+    The derivatives are taken in the model's hyperparameters, the rows and the weights.
+
+    Args:
+        model: the model, with its hyperparameters in standard units.
+        z: rows [n, ...] in standard units.
+        weights: the weights of the rows, [n].
+        chunk: the number of rows per chunk.
+        params: the params of the fit in standard units, with a leading axis of size 1.
+        log_lik: the log-likelihood of the fit, [1], total in nats.
+        volume: the log-volume of the standard units (see `Units.log_volume`).
+
+    Returns:
+        (params, log_lik), with the same values.
+    """
     single = jax.tree.map(lambda leaf: leaf[0], params)
     single = lax.custom_root(
         lambda p: _residual(make_problem(model, z, weights, chunk).chunked(), p),
@@ -44,7 +61,7 @@ def _solve_dense(linear, target):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_lik(chunk, data, fitted):
-    """The fitted log-likelihood, with the derivative that the one in the data's units has in model, rows, weights."""
+    """The fitted log-likelihood, with the derivative of the one in the data's units."""
     return fitted[1]
 
 

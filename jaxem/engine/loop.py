@@ -1,8 +1,10 @@
-"""THE loop: one `lax.while_loop` that iterates any algorithm on any model, for one start or a queue of many.
+"""The loop: one `lax.while_loop` that iterates any algorithm on any model, for one start or many.
 
-Every lane of the loop holds one fit. A lane carries params, the algorithm's memory (for EM: the statistics) and the
-objective *evaluated at those params*, so what is reported belongs to what is returned, a fall is seen at once, and a
-bad step is undone. When a lane finishes it takes the next start from the queue, so no lane waits for the slowest.
+Fits run side by side in *lanes*, one fit in each lane. A lane holds params, the algorithm's memory
+(for EM: the statistics) and the objective *evaluated at these params*. So the objective that is
+reported belongs to the params that are returned, a fall is noticed at once, and a bad step can be
+undone. When a fit ends, its lane takes the next start from a queue, so that no lane waits for the
+slowest fit.
 """
 
 from functools import partial
@@ -18,7 +20,7 @@ from jaxem.numerics.hardware import hardware
 
 
 def not_started(params: Any) -> Any:
-    """Fits [r] that are to begin at params [r, ...]."""
+    """Fits [r] that have not started, from starts [r, ...]."""
     leaf = jax.tree.leaves(params)[0]
     n, dtype = leaf.shape[0], jnp.result_type(*jax.tree.leaves(params))
     low = jnp.full(n, -jnp.inf, dtype)
@@ -27,12 +29,21 @@ def not_started(params: Any) -> Any:
 
 
 class State(NamedTuple):
-    """All there is of fits under way: what crosses to the host between blocks, and what a checkpoint holds.
+    """The whole state of r fits in l lanes: the carry of the loop, and what a checkpoint holds.
 
-    lanes: the fits in the loop [l, ...], index: which fit each is [l] (-1: none), fresh: whether it just began.
-    fits, history: what is kept of each fit, [r, ...]. queue: the fits to do in order, of which `taken` have been begun.
-    nothing: the statistics of no rows [1, ...]. n_iterations: of the loop; n_busy: lanes that worked in them, n_slots:
-    lanes there were.
+    Attributes:
+        lanes: the fits in the loop, [l, ...].
+        index: which fit is in each lane, [l]; -1 where there is none.
+        fresh: whether the fit in a lane has not been evaluated yet, [l].
+        taken: how many positions of the queue have been given to a lane.
+        fits: the fits as they ended, or as they are to start, [r, ...].
+        history: the objective after each step of each fit, [r, n_history].
+        queue: the indices of the fits, in the order in which they are to run, [r].
+        n_pending: how many fits of the queue are to run.
+        nothing: the statistics of no rows, [1, ...].
+        n_iterations: the number of iterations of the loop so far.
+        n_busy: the number of busy lanes, summed over the iterations.
+        n_slots: the number of lanes, summed over the iterations.
     """
 
     lanes: Lane
@@ -50,12 +61,22 @@ class State(NamedTuple):
 
     @property
     def busy(self) -> Any:
+        """Which lanes hold a fit, [l]."""
         return self.index >= 0
 
 
 def begin(problem: Any, algorithm: Any, fits: Finished, history: Any, pending: Any, n_lanes: Any) -> State:
-    """The state before the first iteration of every pending fit [r], of which n_lanes run side by side."""
-    queue = jnp.argsort(~pending, stable=True)  # those to do first, in order
+    """The state before the first iteration.
+
+    Args:
+        problem: the model and its data, cut into chunks.
+        algorithm: the algorithm.
+        fits: the fits, [r, ...].
+        history: their histories, [r, n_history].
+        pending: which fits are to run, a bool [r].
+        n_lanes: how many of them run side by side.
+    """
+    queue = jnp.argsort(~pending, stable=True)  # The pending fits come first, in their order.
     n_pending = pending.sum()
     index = _place(queue, n_pending, jnp.arange(n_lanes))
     zero = jnp.zeros((), jnp.int32)
@@ -86,10 +107,22 @@ def iterate(
     flag_ill: bool = False,
     narrowing: Any = 0,
 ) -> State:
-    """Go on until every pending fit has ended, or the loop has made `until` iterations in all.
+    """Run the loop until every pending fit has ended, or until a number of iterations is reached.
 
-    Pieces of a run give the bits of the whole. narrowing: at the end, when no more than one lane in so many is busy,
-    these few go on in a narrower loop: the slowest fits take many times the average number of steps. 0: never.
+    A run in several pieces gives the same bits as a run in one piece.
+
+    Args:
+        problem: the model and its data, cut into chunks.
+        algorithm: the algorithm.
+        state: the state to go on from.
+        tol: the gain per unit of weight, in nats, below which a fit has converged.
+        max_steps: the largest number of steps of a fit.
+        until: the number of iterations, counted from the first one of all, at which to stop; None
+            means never.
+        flag_ill: whether a lane with ill-conditioned params stops with `ILL_CONDITIONED`.
+        narrowing: when at most one lane in this many is busy, the last fits go on in a loop with
+            fewer lanes, because the slowest fits take many times the average number of steps; 0
+            means never.
     """
     widths = [len(state.index)]
     if narrowing and widths[0] >= hardware().narrow_from:
@@ -131,7 +164,7 @@ def _iteration(problem, algorithm, tol, max_steps, flag_ill, state: State) -> St
         lanes = _choose(over, _start_of(problem, algorithm, fits, index, nothing), lanes)
         return state._replace(lanes=lanes, index=index, fresh=over, taken=state.taken + over.sum(), fits=fits)
 
-    # Most steps need neither a halving nor a refill: they cost nothing then.
+    # Most iterations have no step to halve and no lane to fill, and skip the cost of both.
     return lax.cond((over | fell).any(), intervene, lambda state: state, state)
 
 
@@ -152,25 +185,25 @@ def _start_of(problem, algorithm, fits: Finished, index, nothing) -> Lane:
 
 
 def _place(queue, n_pending, position):
-    """The fit at a position of the queue; -1 where there is none."""
+    """The index of the fit at a position of the queue; -1 where there is none."""
     return jnp.where(position < n_pending, queue[jnp.minimum(position, len(queue) - 1)], -1)
 
 
 def _kept(fits: Finished, lanes: Lane, at) -> Finished:
-    """`fits` with those in lanes put to where `at` says."""
+    """`fits` with the fits in the lanes written to the indices `at`."""
     ended = Finished(*(getattr(lanes, name) for name in Finished._fields))
     return jax.tree.map(lambda all_, leaf: all_.at[at].set(leaf, mode="drop"), fits, ended)
 
 
 def interrupted(state: State) -> Finished:
-    """What there is of every fit, those that have not ended with the status INTERRUPTED."""
+    """Every fit as it is now; the status of fits that have not ended is INTERRUPTED."""
     fits = _kept(state.fits, state.lanes, jnp.where(state.busy, state.index, len(state.queue)))
     ended = fits.status >= 0
     return fits._replace(status=jnp.where(ended, fits.status, Status.INTERRUPTED).astype(jnp.int32))
 
 
 def _in_lanes(width, state: State, loop) -> State:
-    """loop(state) with the first `width` lanes alone, the busy ones put first."""
+    """loop(state) on the first `width` lanes only, after the busy lanes were put first."""
     if width == len(state.index):
         return loop(state)
     names = ("lanes", "index", "fresh")

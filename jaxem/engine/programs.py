@@ -1,8 +1,9 @@
-"""The compiled pieces of a fit: set it out, iterate, finish.
+"""The compiled programs of a fit: initialise, iterate, finish.
 
-On the host each is a program of its own (see `blocks`): what lies between them can be looked at and kept, and what a
-fit does not need is not compiled. Under a trace they are one, `solve`. Where rows are spread over devices (`devices`),
-each device runs the pieces on what it holds.
+From the host each of them is a program of its own (see `blocks`), so that the states between them
+can be shown and written, and programs that a fit does not need are not compiled. Under a trace they
+are parts of one program, `stages.solve`. Where rows are sharded over devices (see `devices`), each
+device runs the programs on its own rows.
 """
 
 import dataclasses
@@ -25,20 +26,26 @@ from jaxem.numerics.chunks import first_of, map_in_batches, whole_blocks
 from jaxem.numerics.compilation import Program, Work, size
 from jaxem.numerics.devices import Placement
 
-#: Rows times lanes from which a narrower loop for the last lanes is worth its compilation: every width takes a second
-#: or two to compile, which small data are done in.
+#: From this number of rows times lanes, a narrower loop for the last lanes is worth compiling.
+#: Every width takes a second or two to compile; fits of small data take no longer than that.
 NARROW_WORK = 1 << 17
 
-#: One lane in so many left: time for the narrower loop. In the centred form it is usual that very few go on at all.
+#: The narrower loop begins when at most one lane in this many is busy. In the centred form usually
+#: very few fits go on at all.
 NARROWING, NARROWING_CENTRED = 4, 16
 
 
 class Plan(NamedTuple):
-    """What of a fit's options is part of the compiled program.
+    """The options of a fit that are part of the compiled program.
 
-    n_history: length of the histories. chunk_size: rows per pass where the user says so. n_lanes: fits side by side.
-    make_starts: (model, units, x, weights, key) -> starts, or None where they are given. placement: of the rows.
-    screening: pairs (steps, share of the fits that go on after so many). alone: one fit, returned without an axis.
+    Attributes:
+        n_history: the length of the histories.
+        chunk_size: the number of rows per chunk, or None where the user gives none.
+        n_lanes: the number of fits that run side by side.
+        make_starts: (model, units, x, weights, key) -> starts, or None where starts are given.
+        placement: how rows and restarts are sharded over devices, or None.
+        screening: pairs (steps, the share of the fits that go on after so many steps).
+        alone: whether there is one fit, which is returned without a leading axis.
     """
 
     n_history: int
@@ -55,14 +62,27 @@ def _work_of_starts(model, x, weights, algorithm, starts, key, plan):
 
 
 def initialise(model: Any, x: Any, weights: jax.Array, algorithm: Any, starts: Any, key: jax.Array, plan: Plan) -> Any:
-    """(problem, state) of fits from `starts` [r, ...], in the data's units, or from those that the plan makes."""
+    """The problem and the state before the first iteration.
+
+    Args:
+        model: the model.
+        x: the rows, [n, ...].
+        weights: the weights of the rows, [n].
+        algorithm: the algorithm.
+        starts: params [r, ...] in the data's units, or None where the plan makes the starts.
+        key: the key with which the plan makes starts, or None.
+        plan: the plan of the fits.
+
+    Returns:
+        (problem, state).
+    """
     problem, state = _initialise(model, x, weights, algorithm, starts, key, plan)
     return problem.of_rows(x, weights), state
 
 
 @partial(Program, work=_work_of_starts, static_argnames="plan")
 def _initialise(model, x, weights, algorithm, starts, key, plan: Plan):
-    """`initialise` without the rows as they came: a program would give them back as a copy."""
+    """`initialise` without the rows as they came, of which a program would return a copy."""
     with whole_blocks(plan.placement is not None):
         units = model.units(x, weights)
     inner = units.model(model)
@@ -75,7 +95,7 @@ def _initialise(model, x, weights, algorithm, starts, key, plan: Plan):
     return problem.of_rows(None, None), state
 
 
-#: Fits whose programs have been looked after, by structure, shapes and dtypes.
+#: The kinds of fits (structure, shapes and dtypes) that `compile_ahead` has already seen.
 _known: set = set()
 
 
@@ -90,14 +110,30 @@ def compile_ahead(
     key: jax.Array,
     plan: Plan,
 ) -> tuple[list, list]:
-    """Futures of the programs of a fit that is the first of its kind: of `initialise`, and of those after it.
+    """Start to compile the programs of a fit that is the first of its kind.
 
-    Tracing is Python's and takes one thread, compiling is not: each is compiled while the next is traced.
+    Tracing runs in Python and in one thread, but compiling does not. So each program is compiled
+    while the next one is traced.
+
+    Args:
+        model: as in `initialise`.
+        x: as in `initialise`.
+        weights: as in `initialise`.
+        algorithm: as in `initialise`.
+        tol: as in `iterate`.
+        max_steps: as in `iterate`.
+        starts: as in `initialise`.
+        key: as in `initialise`.
+        plan: as in `initialise`.
+
+    Returns:
+        (futures of `initialise`, futures of the programs after it).
     """
     arguments = model, x, weights, algorithm, starts, key, plan
     leaves, structure = jax.tree.flatten(arguments[:-1])
     kind = structure, plan, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
-    # Arrays that somebody put on a device make other programs of what has no place. Other backends were not tried.
+    # Arrays that the user has put on a device need other programs than those compiled here. Other
+    # backends than the CPU were not tried.
     placed = plan.placement is not None or any(getattr(leaf, "committed", False) for leaf in leaves)
     if kind in _known or placed or jax.default_backend() != "cpu":
         return [], []
@@ -131,7 +167,7 @@ def _begin(inner, x, weights, units, starts, algorithm, plan: Plan, pending=None
 
 
 def _begin_on_devices(inner, x, weights, units, starts, algorithm, plan: Plan):
-    """The same where rows are spread: every device cuts and prepares its own, and takes its share of the starts."""
+    """`_begin` for sharded rows: every device prepares its own rows, and gets a share of starts."""
     placement, n_fits = cast(Placement, plan.placement), arrays.n_rows(starts)
     padded = -(-n_fits // placement.n_groups) * placement.n_groups
     at = jnp.minimum(jnp.arange(padded), n_fits - 1)
@@ -158,7 +194,7 @@ def _begin_on_devices(inner, x, weights, units, starts, algorithm, plan: Plan):
 
 
 def _packed(state: State) -> State:
-    """The state with its numbers as arrays [1]: one per group of devices."""
+    """The state with its scalars as arrays [1], one for each group of devices."""
     return jax.tree.map(lambda leaf: leaf[None] if leaf.ndim == 0 else leaf, state)
 
 
@@ -169,7 +205,7 @@ def _unpacked(state: State) -> State:
 
 
 def _on_devices(function, placement: Placement, problem, *states):
-    """function(problem, *states) on every device; what it returns is spread as the fits are."""
+    """function(problem, *states) on every device; its result is sharded as the fits are."""
     shared, spread = PartitionSpec(), placement.of_rows
     specs = dataclasses.replace(
         problem, model=shared, rows=spread, weights=spread, units=shared, total_weight=shared, n_points=shared
@@ -178,7 +214,7 @@ def _on_devices(function, placement: Placement, problem, *states):
 
 
 def work_of_state(problem: Any, algorithm: Any, state: Any, *rest: Any, **named: Any) -> Work:
-    """How much an iteration of all fits is."""
+    """How much work an iteration of all fits is."""
     if not problem.model.additive:
         return Work(size(problem.x), size(state.fits.params))
     data = size(problem.rows)
@@ -195,7 +231,17 @@ def iterate(
     at_most: Any = None,
     placement: Placement | None = None,
 ) -> State:
-    """Go on until every fit has ended, or for `at_most` iterations."""
+    """Run the loop until every fit has ended, or for a number of iterations.
+
+    Args:
+        problem: the model and its data.
+        algorithm: the algorithm.
+        state: the state to go on from.
+        tol: the gain per unit of weight, in nats, below which a fit has converged.
+        max_steps: the largest number of steps of a fit.
+        at_most: the largest number of iterations in this call, or None.
+        placement: how rows and restarts are sharded over devices, or None.
+    """
 
     def resume(problem, state):
         problem = problem.chunked()
@@ -213,14 +259,14 @@ def iterate(
 
 
 def has_centred_form(problem: Problem, state: Any) -> bool:
-    """Whether the model has a form for ill-conditioned params at all in this dtype."""
+    """Whether the model has a centred form, for ill-conditioned params, in this dtype."""
     first = jax.tree.map(lambda leaf: leaf[0], state.lanes.params)
     return problem.model.ill_conditioned(first) is not None
 
 
 @partial(Program, work=work_of_state, static_argnames="placement")
 def resume(problem: Problem, algorithm: Any, state: State, pending: Any, placement: Placement | None = None) -> State:
-    """The state in which the fits that `pending` [r] says go on from where they are."""
+    """The state in which the fits that are `pending` [r] go on from where they are."""
 
     def begin(problem, state, pending):
         new = loop.begin(problem.chunked(), algorithm, state.fits, state.history, pending, len(state.index))
@@ -234,7 +280,7 @@ def resume(problem: Problem, algorithm: Any, state: State, pending: Any, placeme
 
 @partial(jax.jit, static_argnames="placement")
 def stop(state: State, placement: Placement | None = None) -> Any:
-    """What there is of every fit; those under way are INTERRUPTED."""
+    """Every fit as it is now; those that have not ended have the status INTERRUPTED."""
     if placement is None:
         return loop.interrupted(state)
     spec = placement.of_fits
@@ -249,7 +295,17 @@ def _work_of_verdict(model, problem, weights, fits, history, plan, n_lanes):
 def finish(
     model: Any, problem: Problem, weights: jax.Array, fits: Any, history: Any, plan: Plan, n_lanes: int
 ) -> Result:
-    """Fits in the data's units, each with its verdict."""
+    """The result in the data's units, with the degenerate components and the final status.
+
+    Args:
+        model: the model.
+        problem: the model and its data.
+        weights: the weights of the rows, [n].
+        fits: the `Finished` fits, in standard units.
+        history: their histories, [r, n_history].
+        plan: the plan of the fits.
+        n_lanes: the number of fits that ran side by side.
+    """
     placement = plan.placement
     verdict = partial(_verdict, n_lanes=n_lanes)
     if placement is None:
@@ -274,14 +330,14 @@ def finish(
 
 
 def _verdict(problem, fits, n_lanes):
-    """The loop's statuses, made proper: a collapsed or empty component is named whatever the gain said."""
+    """(the final status of each fit, its degenerate components)."""
     model, problem = problem.model, problem.chunked()
 
     def judge(params):
         size = problem.expectation(params)[0] if model.judged_by_statistics else problem.n_points
         return model.degenerate(params, size), model.empty(params, size)
 
-    # A pass over the data needs as much memory as in the loop: not more fits at once than there.
+    # A pass over the data needs as much memory as in the loop, so no more fits are judged at once.
     together = n_lanes if model.judged_by_statistics else len(fits.status)
     degenerate, empty = map_in_batches(judge, fits.params, together)
 
@@ -292,6 +348,15 @@ def _verdict(problem, fits, n_lanes):
 
 
 def named(status: Any, objective: Any, degenerate: Any, empty: Any) -> Any:
-    """The loop's status, or what is to be said first."""
+    """The final status of a fit, from its status in the loop.
+
+    EMPTY replaces CONVERGED, and DEGENERATE replaces any status of a fit with a finite objective.
+
+    Args:
+        status: the status in the loop.
+        objective: the objective.
+        degenerate: whether a component is degenerate.
+        empty: whether a component holds no data.
+    """
     status = jnp.where((status == Status.CONVERGED) & empty, Status.EMPTY, status)
     return jnp.where(jnp.isfinite(objective) & degenerate, Status.DEGENERATE, status).astype(jnp.int32)

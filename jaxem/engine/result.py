@@ -1,4 +1,4 @@
-"""How a fit ended: its status, and the record of a finished fit."""
+"""The result of a fit and its status."""
 
 import enum
 from typing import Any, NamedTuple
@@ -7,7 +7,10 @@ import jax
 
 
 class Status(enum.IntEnum):
-    """How a fit ended. Compiled code reports it as an integer; `Status(int(result.status)).message` says more."""
+    """How a fit ended.
+
+    Compiled code reports a status as an integer; `Status(int(result.status)).message` explains it.
+    """
 
     CONVERGED = 0
     MAX_STEPS = 1
@@ -20,6 +23,7 @@ class Status(enum.IntEnum):
 
     @property
     def message(self) -> str:
+        """What the status means, and what can be done about it."""
         return _MESSAGES[self]
 
 
@@ -38,18 +42,23 @@ _MESSAGES = {
     Status.SCREENED: "the start was left out after a few steps because others were ahead; it might have overtaken them",
 }
 
-#: Statuses of a finite fit at a proper optimum (or on the way to one): what `fit_restarts` may call best.
+#: The proper statuses: those of a fit at an optimum that means something, or on the way to one.
+#: `fit_restarts` chooses the best fit among these.
 PROPER = (Status.CONVERGED, Status.MAX_STEPS, Status.DECREASED, Status.EMPTY, Status.INTERRUPTED)
 
 
 class Result(NamedTuple):
-    """A fit. All leaves are arrays; fits side by side share a leading axis.
+    """The result of a fit. All leaves are arrays; many fits have a leading axis.
 
-    params: the parameters, in the data's units.
-    log_lik: log-likelihood at params, total in nats, with every constant. objective: log_lik plus the log prior.
-    status: see `Status`. degenerate: which components collapsed.
-    n_steps: steps that led to params. n_evaluations: passes over the data.
-    history: objective after each step, [max_steps], NaN beyond n_steps.
+    Attributes:
+        params: the params, in the data's units.
+        log_lik: the log-likelihood at `params`, total in nats, with every constant.
+        objective: `log_lik` plus the log prior, in nats.
+        status: how the fit ended, as an integer (see `Status`).
+        n_steps: the number of steps that led to `params`.
+        n_evaluations: the number of passes over the data.
+        history: the objective after each step, [max_steps]; NaN after the last step.
+        degenerate: which components are degenerate.
     """
 
     params: Any
@@ -63,6 +72,7 @@ class Result(NamedTuple):
 
     @property
     def converged(self) -> Any:
+        """Whether the status is CONVERGED."""
         return self.status == Status.CONVERGED
 
     @property
@@ -73,7 +83,16 @@ class Result(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What is kept of each fit, [r, ...]."""
+    """The results of r fits in the loop, in standard units, with leaves [r, ...].
+
+    Attributes:
+        params: as in `Result`.
+        log_lik: as in `Result`.
+        objective: as in `Result`.
+        status: as in `Result`, or a code of a lane under way (see `step`).
+        n_steps: as in `Result`.
+        n_evaluations: as in `Result`.
+    """
 
     params: Any
     log_lik: jax.Array

@@ -1,8 +1,9 @@
 """The stages of a fit, and the fit as one program for use under a trace.
 
-All fits first pass the rungs of the screening, if there are any: after so many steps only a share of them goes on. Then
-those that are left run to their end. Last, those that met ill-conditioned params run on in the centred form of the
-E-step, which keeps its precision there. `blocks` passes the stages from the host, `solve` in one compiled program.
+With a screening, all fits first run for given numbers of steps, and after each of these stages only
+a share of the fits goes on. The fits that are left then run to their end. In the last stage, those
+that met ill-conditioned params go on in the centred form of the E-step, which keeps its precision
+there. `blocks` runs the stages from the host, and `solve` in one compiled program.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ class Stages(NamedTuple):
     Attributes:
         problem: the problem in the fast form.
         algorithm: the algorithm that the fits use.
-        x: the rows as they came, from which the centred form starts anew.
+        x: the rows as they came, from which the centred form begins again.
         weights: the rows' weights, [n].
         max_steps: the largest number of steps of a fit.
         plan: the plan of the fits, with its screening.
@@ -62,7 +63,7 @@ class Stages(NamedTuple):
         """The state at the end of the stage before this one, and which fits [r] enter this one."""
         if stage == self.centred:
             status = state.fits.status
-            # On the host, a comparison on the device would be one more program for every number of fits.
+            # On the host NumPy compares: jnp would compile a program for every number of fits.
             return state, (status if is_traced(status) else host(status)) == ILL_CONDITIONED
         return _screen(state, self.plan.screening[stage - 1][1])
 
@@ -71,7 +72,7 @@ class Stages(NamedTuple):
         return resume(*self.form(stage, state), state, chosen, placement=self.plan.placement)
 
     def _centred_problem(self, state: State) -> Problem:
-        """The problem in the centred form. Nothing is stored for it: an iteration prepares its own chunks."""
+        """The problem in the centred form. Every iteration prepares its chunks; none is stored."""
         placement = self.plan.placement
         n_devices = 1 if placement is None else placement.mesh.shape[placement.rows]
         here = jax.tree.map(lambda leaf: _shape(leaf, (leaf.shape[0] // n_devices, *leaf.shape[1:])), self.x)

@@ -1,4 +1,4 @@
-"""One step of one fit: propose params, evaluate the data there, and judge. The stopping rule is here."""
+"""One step of a fit: propose params, evaluate the data there, and judge; and the stopping rule."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,21 +12,32 @@ from jaxem.algorithms.algorithm import Outcome, Proposal, choose
 from jaxem.contract.constraints import constrain, unconstrain
 from jaxem.engine.result import Status
 
-#: Codes of a lane that is under way, beside the values of `Status` of one that has ended.
+#: The codes of a lane whose fit has not ended; if it has, the code is a value of `Status`.
 RUNNING = -1
-ILL_CONDITIONED = -2  # goes on in the centred form
-HALVING = -3  # tries again half-way to the incumbent
+ILL_CONDITIONED = -2  # The fit goes on in the centred form.
+HALVING = -3  # The fit tries the params half-way back to those accepted last.
 
-#: Halvings of a step that lowered the objective before the fit gives up with DECREASED. Exact M-steps never need
-#: one; after ten an inexact one is a thousandth of its length, and what still falls then is no ascent direction.
+#: How often a step that lowered the objective is halved before the fit ends with DECREASED. Exact
+#: M-steps never need a halving. After ten, the step of an inexact one has a thousandth of its
+#: length; if the objective still falls, the step is no ascent direction.
 MAX_HALVINGS = 10
 
 
 class Lane(NamedTuple):
-    """The carry of one fit.
+    """The state of one fit under way.
 
-    trial: params evaluated last. given: if True, the next iteration evaluates `trial` as it is (a start, or a halved
-    step) instead of asking the algorithm.
+    Attributes:
+        params: the incumbent: the params that were accepted last, in standard units.
+        memory: what the algorithm remembers about the incumbent.
+        log_lik: the log-likelihood at the incumbent, total in nats.
+        objective: the objective at the incumbent, total in nats.
+        status: a `Status`, or RUNNING, ILL_CONDITIONED or HALVING.
+        n_steps: the number of steps so far.
+        n_evaluations: the number of passes over the data so far.
+        trial: the params that were evaluated last.
+        given: whether the next iteration evaluates `trial` (a start, or a halved step) instead of
+            asking the algorithm for a proposal.
+        n_halvings: how often the current step has been halved.
     """
 
     params: Any
@@ -42,27 +53,41 @@ class Lane(NamedTuple):
 
 
 def resolution(objective: Any, total_weight: Any) -> Any:
-    """The smallest gain per unit of weight that the dtype can tell from none."""
+    """The smallest gain, in nats per unit of weight, that the dtype can tell from none."""
     return 0.5 * jnp.finfo(objective.dtype).eps * (1 + jnp.abs(objective / total_weight))
 
 
-#: Rounding of the objective seen in float32 fits at rest, in units of `resolution`.
+#: The rounding of the objective, in units of `resolution`, that was seen in float32 fits whose
+#: params no longer change.
 NOISE = 8
 
 
 def _promises(expected, asked, resolved):
-    """An estimated gain that is above what was asked for, and that the objective does not contradict."""
+    """Whether an estimated gain is above what is asked for, and small enough to be hidden."""
     asked = jnp.maximum(asked, jnp.finfo(resolved.dtype).eps ** 1.5)
     return (expected > asked) & (expected <= NOISE * resolved)
 
 
 def rounding(objective: Any, total_weight: Any) -> Any:
-    """The largest fall per unit of weight that rounding explains."""
+    """The largest fall, in nats per unit of weight, that rounding explains."""
     return jnp.finfo(objective.dtype).eps ** 0.75 * (1 + jnp.abs(objective / total_weight))
 
 
 def advance(problem: Any, algorithm: Any, lanes: Lane, fresh: Any, tol: Any, max_steps: Any, flag_ill: Any) -> Any:
-    """One iteration of every lane: propose, look at the data, judge. Returns (lanes, objectives looked at), [l]."""
+    """One iteration of every lane: propose, evaluate, judge.
+
+    Args:
+        problem: the model and its data, cut into chunks.
+        algorithm: the algorithm.
+        lanes: the lanes, [l, ...].
+        fresh: which lanes have not been evaluated yet, [l].
+        tol: in nats per unit of weight.
+        max_steps: the largest number of steps of a fit.
+        flag_ill: whether a lane with ill-conditioned params stops with `ILL_CONDITIONED`.
+
+    Returns:
+        (the lanes, the objectives at the evaluated params [l]).
+    """
     proposals = jax.vmap(partial(propose, problem, algorithm))(lanes)
     seen, log_lik = each(partial(algorithm.evaluate, problem))(proposals.params, proposals.memory)
     expected = expected_gain(problem, algorithm, lanes, proposals, seen, log_lik, tol)
@@ -71,7 +96,7 @@ def advance(problem: Any, algorithm: Any, lanes: Lane, fresh: Any, tol: Any, max
 
 
 def each(function: Callable) -> Any:
-    """`jax.vmap`, without it where there is one lane only."""
+    """`jax.vmap(function)`, which calls the function without vmap where there is a single lane."""
 
     def of_lanes(*trees):
         if len(jax.tree.leaves(trees)[0]) > 1:
@@ -82,14 +107,14 @@ def each(function: Callable) -> Any:
 
 
 def propose(problem: Any, algorithm: Any, lane: Lane) -> Proposal:
-    """Where a lane looks next: at what is given (a start, a halved step), else where the algorithm says."""
+    """The proposal of one lane: given params (a start, a halved step), or the algorithm's."""
     return choose(
         lane.given, Proposal(lane.trial, lane.memory, True), algorithm.propose(problem, lane.params, lane.memory)
     )
 
 
 def gained(problem: Any, lane: Lane, trial: Any, log_lik: jax.Array) -> Any:
-    """(objective at a trial, its gain per unit of weight, the smallest gain that the dtype can tell from none)."""
+    """(the objective at `trial`, its gain per unit of weight, the resolution of this gain)."""
     objective = log_lik + problem.model.log_prior(trial)
     total = problem.total_weight.astype(objective.dtype)
     return objective, (objective - lane.objective) / total, resolution(objective, total)
@@ -98,7 +123,10 @@ def gained(problem: Any, lane: Lane, trial: Any, log_lik: jax.Array) -> Any:
 def expected_gain(
     problem: Any, algorithm: Any, lanes: Lane, proposals: Proposal, seen: Any, log_lik: jax.Array, tol: Any
 ) -> Any:
-    """What the algorithm expects of the next step of every lane [l]; inf where no lane needs to be told."""
+    """The algorithm's estimate of the next gain of every lane, [l].
+
+    It is in nats per unit of weight, and infinity where no lane needs the estimate.
+    """
 
     def tell():
         one = jax.vmap(partial(algorithm.expected_gain, problem))
@@ -108,7 +136,8 @@ def expected_gain(
         return tell()
     _, gain, resolved = jax.vmap(partial(gained, problem))(lanes, proposals.params, log_lik)
     needed = (tol < resolved) & (jnp.abs(gain) <= NOISE * resolved)
-    # It costs as much as preparing a look: only where differences of the objective tell nothing.
+    # The estimate costs as much as the preparation of an evaluation, so it is made only where
+    # rounding hides the gain of the objective.
     return lax.cond(needed.any(), lambda: tell().astype(gain.dtype), lambda: jnp.full_like(gain, jnp.inf))
 
 
@@ -125,7 +154,24 @@ def judge(
     max_steps: Any,
     flag_ill: Any,
 ) -> Any:
-    """Accept what was looked at or undo it, and say whether the fit is over."""
+    """Accept the evaluated params or undo the step, and decide whether the fit ends.
+
+    Args:
+        problem: the model and its data.
+        algorithm: the algorithm.
+        lane: the lane before the step.
+        proposal: the proposal that was evaluated.
+        seen: what the algorithm learns from the evaluation.
+        log_lik: the log-likelihood at the proposed params, total in nats.
+        expected: the algorithm's estimate of the next gain, in nats per unit of weight.
+        fresh: whether this was the first evaluation of the fit.
+        tol: in nats per unit of weight.
+        max_steps: the largest number of steps.
+        flag_ill: whether a lane with ill-conditioned params stops with `ILL_CONDITIONED`.
+
+    Returns:
+        (the lane after the step, the objective at the proposed params or NaN).
+    """
     model, trial, plain = problem.model, proposal.params, proposal.plain
     objective, gain, resolved = gained(problem, lane, trial, log_lik)
     total = problem.total_weight.astype(objective.dtype)
@@ -133,14 +179,14 @@ def judge(
     asked, blind, tol = tol, tol < resolved, jnp.maximum(tol, resolved)
     if algorithm.monotone:
         halved = lane.n_halvings > 0
-        # Where tol asks for more than differences of the objective tell, an algorithm's own estimate goes on for them.
+        # If `tol` is below the resolution of the objective, the algorithm's estimate decides.
         goes_on = blind & plain & ~halved & _promises(expected, asked, resolved) & (jnp.abs(gain) <= NOISE * resolved)
         accept = finite & (fresh | (gain >= 0) | goes_on)
         fell = plain & ~fresh & (gain < jnp.where(halved, 0, -rounding(objective, total)))
         small = plain & ~fresh & ~fell & (gain <= tol) & ~goes_on
         stepped = accept & ~fresh
     else:
-        # The path may go down; what is kept is the best point of it.
+        # The objective may fall from step to step; the best params of all are kept.
         accept = finite & (fresh | (gain > 0))
         fell, small, stepped = False, expected <= tol, finite & ~fresh
     n_steps = lane.n_steps + stepped
@@ -149,7 +195,8 @@ def judge(
     status = jnp.where(small, Status.CONVERGED, status)
     status = jnp.where(fell, jnp.where(may_halve, HALVING, Status.DECREASED), status)
     if flag_ill:
-        # Also where this form already failed: the centred one takes over from the incumbent, and has the last word.
+        # This replaces an end in the fast form, such as DECREASED: the centred form goes on from
+        # the incumbent, and decides how the fit ends.
         ill = (plain | accept) & model.ill_conditioned(trial) & (status != Status.MAX_STEPS)
         status = jnp.where(ill | (plain & ~finite), ILL_CONDITIONED, status)
     else:
@@ -171,12 +218,12 @@ def judge(
 
 
 def halve(model: Any, lane: Lane) -> Lane:
-    """Go back half-way to the incumbent, in unconstrained coordinates."""
+    """The lane with its trial half-way back to the incumbent, in unconstrained coordinates."""
     ends = unconstrain(model, lane.params), unconstrain(model, lane.trial)
     middle = constrain(model, jax.tree.map(lambda a, b: 0.5 * (a + b), *ends))
     return lane._replace(trial=middle, given=jnp.ones_like(lane.given), status=jnp.full_like(lane.status, RUNNING))
 
 
 def all_finite(tree: Any) -> Any:
-    """Whether (a traced bool) every number of a tree is finite."""
+    """Whether all numbers of a pytree are finite, as an array []."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -10,8 +10,10 @@ import numpy as np
 from jaxem.contract.constraints import Fixed
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import Units
 from jaxem.families.support import Vectors, check_vectors
-from jaxem.families.uniform import Count
+from jaxem.families.uniform import Count, OwnParamsUnits, corners_are_far, origin_of_rows
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.tracing import is_traced
 
@@ -34,6 +36,21 @@ class HullParams(NamedTuple):
     offsets: Any
     log_volume: Any
     simplices: Any
+
+
+@pytree_class
+class HullUnits(OwnParamsUnits):
+    """An origin near the rows, in which the facets of a hull have other offsets."""
+
+    def params(self, params: Any) -> HullParams:
+        offsets = params.offsets + params.normals @ self.affine.shift
+        return params._replace(offsets=offsets, simplices=self.affine.forth(params.simplices))
+
+    def model(self, model: Any) -> Any:
+        return UniformHull(*self.params(self.own))
+
+    def loses_digits(self, params: Any) -> bool:
+        return corners_are_far(self.own.simplices.min((0, 1)), self.own.simplices.max((0, 1)))
 
 
 @model_class
@@ -118,6 +135,11 @@ class UniformHull(Family):
 
     def expected_log_joint(self, params: Any, stats: Any) -> jax.Array:
         return -(stats.count * params.log_volume).sum()
+
+    def origin(self, x: Any, params: Any = None) -> Units:
+        own = HullParams(self.normals, self.offsets, self.log_size, self.simplices)
+        own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own)
+        return origin_of_rows(own.simplices[0] if x is None else x, HullUnits, (), own)
 
     def constraints(self) -> HullParams:
         return HullParams(Fixed(), Fixed(), Fixed(), Fixed())

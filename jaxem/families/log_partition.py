@@ -135,4 +135,4 @@ def solve_moments(log_partition: Callable, mean: Any, start: Any) -> Any:
     Points where A is not finite are outside its domain. Where the mean is on the boundary of what
     is possible there is no solution, and the search stops on its way to infinity.
     """
-    return climb(lambda eta: eta @ mean - log_partition(eta), start)
+    return climb(lambda eta: eta @ mean - log_partition(eta), start, concave=True)

@@ -1,20 +1,23 @@
 """Components of different families beside each other, on the same rows."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.affine import Affine
 from jaxem.contract.constraints import Constraint, Fixed
 from jaxem.contract.errors import NotProvidedError
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
 from jaxem.contract.posterior import Posterior
 from jaxem.contract.pytree import pytree_class, static
-from jaxem.contract.units import Identity, Units
+from jaxem.contract.units import AffineUnits, Identity, Units
 from jaxem.contract.wrapper import Wrapper
 from jaxem.families.several import Several, SeveralUnits
+from jaxem.families.uniform import OwnParamsUnits
 
 
 class InUnits(NamedTuple):
@@ -45,6 +48,21 @@ class OneOfUnits(SeveralUnits):
         rows = tuple(units.rows(part) for units, part in zip(self.each, rows, strict=True))
         volumes = [jnp.asarray(units.log_volume(), before.dtype) for units in self.each]
         return InUnits(rows, before + jnp.stack(volumes))
+
+
+@pytree_class
+class OneOriginUnits(SeveralUnits):
+    """The units of each family, all with the same origin: rows are moved once for all of them."""
+
+    def rows(self, x: Any) -> Any:
+        return self.each[0].rows(x)
+
+    def rows_back(self, z: Any) -> Any:
+        return self.each[0].rows_back(z)
+
+    def model(self, model: Any) -> Any:
+        families = tuple(units.model(family) for units, family in zip(self.each, model.families, strict=True))
+        return dataclasses.replace(model, families=families)
 
 
 @pytree_class
@@ -165,6 +183,15 @@ class OneOf(Several):
         units = OneOfUnits(tuple(family.units(part, weights) for family, part in self._zip(self._rows(x).rows)))
         return Identity() if units.is_identity else units
 
+    def origin(self, x: Any, params: Any = None) -> Units:
+        """The origin of the first family for all of them, where each can move to it."""
+        params = (None,) * len(self.families) if params is None else params
+        each = [family.origin(x, p) for family, p in self._zip(params)]
+        if not all(isinstance(units, AffineUnits) for units in each):
+            return Identity()
+        affine = Affine(each[0].affine.shift, np.float64(1))
+        return OneOriginUnits(tuple(dataclasses.replace(units, affine=affine) for units in each))
+
     def refined(self, params: Any, z: Any, weights: jax.Array) -> Any:
         split = jnp.split(weights, self._cuts(), 1)
         return tuple(family.refined(p, part, w) for family, p, part, w in self._zip(params, self._rows(z).rows, split))
@@ -200,6 +227,14 @@ def _n_rows(x):
 
 def _dtype(x):
     return jnp.result_type(*jax.tree.leaves(x))
+
+
+@pytree_class
+class HeldUnits(OwnParamsUnits):
+    """An origin near the rows, in which the fixed params of a `Held` have other values."""
+
+    def model(self, model: Any) -> Any:
+        return dataclasses.replace(model, params=self.params(self.own))
 
 
 @model_class
@@ -239,4 +274,8 @@ class Held(Wrapper, Family):
         return Identity()
 
     def origin(self, x: Any, params: Any = None) -> Units:
-        return Identity()
+        units = self.model.origin(x, self.params)
+        if type(units) is not AffineUnits:
+            return Identity()
+        own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
+        return HeldUnits(units.affine, units.roles, own)

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.contract.affine import Affine, host_origin
 from jaxem.contract.constraints import Fixed
 from jaxem.contract.family import Family
 from jaxem.contract.model import EStep, model_class
+from jaxem.contract.pytree import pytree_class
+from jaxem.contract.units import LOCATION, ROUNDING, VISIBLE, AffineUnits, Identity, Units
 from jaxem.families.support import Numbers, Vectors
 from jaxem.numerics.tracing import is_traced
 
@@ -27,6 +30,10 @@ class UniformParams(NamedTuple):
     high: Any
 
 
+#: How each leaf of the params moves with the rows.
+ROLES = UniformParams(LOCATION, LOCATION)
+
+
 class Count(NamedTuple):
     """The expected sufficient statistics of `Uniform`.
 
@@ -35,6 +42,31 @@ class Count(NamedTuple):
     """
 
     count: Any
+
+
+@pytree_class
+class OwnParamsUnits(AffineUnits):
+    """An origin near the rows, for a family that has params of its own: they come back to the bit.
+
+    Attributes:
+        own: the params of one component, in the units of the data.
+    """
+
+    own: Any = None
+
+    def back(self, params: Any) -> Any:
+        return jax.tree.map(lambda own, leaf: np.broadcast_to(own, np.shape(leaf)), self.own, params)
+
+
+@pytree_class
+class BoxUnits(OwnParamsUnits):
+    """An origin near the rows, in which the box of a `Uniform` has other corners."""
+
+    def model(self, model: Any) -> Any:
+        return Uniform(*self.params(self.own))
+
+    def loses_digits(self, params: Any) -> bool:
+        return corners_are_far(self.own.low, self.own.high)
 
 
 @model_class
@@ -105,6 +137,10 @@ class Uniform(Family):
         low, high = (corner.reshape(corner.shape[0], -1) for corner in params)
         return -(stats.count * jnp.log(high - low).sum(-1)).sum()
 
+    def origin(self, x: Any, params: Any = None) -> Units:
+        own = UniformParams(np.asarray(self.low, np.float64), np.asarray(self.high, np.float64))
+        return origin_of_rows(own.low[None] if x is None else x, BoxUnits, ROLES, own)
+
     def constraints(self) -> UniformParams:
         return UniformParams(Fixed(), Fixed())
 
@@ -123,3 +159,15 @@ class Uniform(Family):
         for corner, own in zip(params or (), (self.low, self.high), strict=False):
             if not np.allclose(corner, own, rtol=1e-6, atol=0):
                 raise ValueError(f"start: the box is the family's own, {np.asarray(own)}; got {np.asarray(corner)}")
+
+
+def origin_of_rows(x: Any, kind: type, roles: Any, own: Any) -> Units:
+    """Units of a kind that only move the origin to where rows x lie; `Identity` where they lie near 0."""
+    affine = host_origin(x)
+    return Identity() if affine is None else kind(Affine(affine.shift, np.float64(1)), roles, own)
+
+
+def corners_are_far(low: Any, high: Any) -> bool:
+    """Whether a body between two corners is so far from 0 that float32 moves its faces visibly."""
+    reach = np.maximum(np.abs(low), np.abs(high))
+    return bool((reach * ROUNDING > VISIBLE * (np.asarray(high) - low)).any())

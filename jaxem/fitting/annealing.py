@@ -14,10 +14,10 @@ from jaxem.fitting.data import check_data, check_start
 from jaxem.inputs import arrays
 
 #: The exponents that `anneal` uses by default. They were measured on 64 starts of the kind "rows"
-#: each. Old Faithful (full, k = 3), iris (diag, k = 3), ruspini (spherical, k = 4) and geyser (diag,
-#: k = 4) reached the best optimum from 2, 28, 41 and 39 starts without annealing, and from 39, 62,
-#: 58 and 64 with it; iris (full, k = 3) gained nothing. If the exponents begin at 0.1, normal
-#: components merge into one and stay there.
+#: for each data set. Old Faithful (full, k = 3), iris (diag, k = 3), ruspini (spherical, k = 4) and
+#: geyser (diag, k = 4) reached the best optimum from 2, 28, 41 and 39 starts without annealing, and
+#: from 39, 62, 58 and 64 with it; iris (full, k = 3) gained nothing. If the exponents begin at 0.1,
+#: normal components merge into one and stay there.
 EXPONENTS = tuple(np.geomspace(0.5, 1.0, 6).round(3).tolist())
 
 

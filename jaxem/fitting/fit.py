@@ -65,7 +65,7 @@ def fit(
             stored. Without it, what does not change between iterations is computed once and kept.
         callback: a function that is called with a `Progress` on the host after every block of
             iterations. If it returns True, the fit ends with the status INTERRUPTED.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar, which needs tqdm.
         checkpoint: a path to which the state of the fit is written; a call with the same arguments
             resumes from it. `callback`, `progress` and `checkpoint` do not change the result.
 

@@ -1,7 +1,8 @@
-"""Mixtures that differ only in how many components they have, fitted in one compiled program.
+"""Mixtures that differ only in their number of components, fitted in one compiled program.
 
-A component of weight 0 takes no row in the E-step and keeps weight 0 in the M-step, so a mixture of k components is a
-mixture of more of which only k are active. Compiling costs far more than iterating where data are small.
+A component of weight 0 gets no responsibility in the E-step and keeps weight 0 in the M-step. So a
+mixture of k components is a mixture of more components, of which only k are active. Where data are
+small, compiling costs far more time than iterating.
 """
 
 import dataclasses
@@ -24,15 +25,24 @@ from jaxem.latent.mixture import Mixture
 from jaxem.numerics.chunks import map_in_batches
 from jaxem.numerics.hardware import hardware
 
-#: Rows times restarts up to which one program for all sizes is the faster way. Measured on CPU, the time of a first
-#: sweep, and of one whose programs were compiled before, as shares of that with a program for each size: 4 sizes,
-#: 6,000 rows: 0.4, 0.6; 4 sizes, 20,000 rows: 0.5, 0.65; 12 sizes, 6,000 rows: 0.65, 1. Iterations are as wide as the
-#: largest size, but lanes are refilled from one long queue. Larger sweeps were not measured.
+#: Up to this number of rows times restarts, one program for all sizes is faster. On CPU, the times
+#: of a first call of `select`, and of a call whose programs were compiled before, were these shares
+#: of the times with a program for each size: 0.4 and 0.6 for 4 sizes and 6,000 rows; 0.5 and 0.65
+#: for 4 sizes and 20,000 rows; 0.65 and 1 for 12 sizes and 6,000 rows. Every iteration has the
+#: width of the largest size, but lanes are refilled from one long queue. Larger problems were not
+#: measured.
 SHARED_ROWS = 64 * START_ROWS
 
 
 class SizedStarts(NamedTuple):
-    """n starts of every size, made inside the compiled program: restart r is the same for one size as for many."""
+    """A function that makes n starts of every size inside the compiled program.
+
+    Start r of a size does not depend on the other sizes.
+
+    Attributes:
+        sizes: the numbers of components.
+        n: the number of starts of each size.
+    """
 
     sizes: tuple[Any, ...]
     n: int
@@ -51,7 +61,14 @@ class SizedStarts(NamedTuple):
 
 
 def groups(models: dict, n_rows: int, n_restarts: int, algorithm: Any) -> list[list]:
-    """The names of `models`, those together that one program is to fit."""
+    """The names of the models, in groups that one program fits.
+
+    Args:
+        models: the models by name.
+        n_rows: the number of rows.
+        n_restarts: the number of starts of each model.
+        algorithm: the algorithm; only EM can fit several sizes in one program.
+    """
     small = n_rows <= START_ROWS and n_rows * n_restarts <= SHARED_ROWS and isinstance(algorithm, EM)
     together: dict = {}
     for name, model in models.items():
@@ -60,14 +77,17 @@ def groups(models: dict, n_rows: int, n_restarts: int, algorithm: Any) -> list[l
 
 
 def _can_be_padded(model):
-    """A mixture with free weights and no prior (a prior would speak of the components that are not there)."""
+    """Whether a model may be padded with components: a mixture with free weights and no prior.
+
+    A prior would include the components that were added.
+    """
     if type(model) is not Mixture or model.mixing != "free" or not isinstance(model.component, ExponentialFamily):
         return False
     return Model.log_prior is type(model).log_prior is type(model.component).log_prior
 
 
 def _kind(model):
-    """What two mixtures of different sizes must have in common: everything else."""
+    """A key that two mixtures share if they differ only in their number of components."""
     leaves, structure = jax.tree.flatten(dataclasses.replace(model, n_components=1))
     return structure, tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in leaves)
 
@@ -83,7 +103,21 @@ def fit_sizes(
     tol: Any,
     max_steps: Any,
 ) -> list[Restarts]:
-    """`fit_restarts` of every model (mixtures of one kind and different sizes), in one program."""
+    """`fit_restarts` of several mixtures that differ only in their sizes, in one program.
+
+    Args:
+        models: the mixtures.
+        x: rows [n, ...].
+        key: a random key.
+        n_restarts: the number of starts of each model.
+        weights: sample weights [n], or None.
+        algorithm: the algorithm.
+        tol: as in `fit`.
+        max_steps: as in `fit`.
+
+    Returns:
+        The fits of each model, in order.
+    """
     sizes = [model.n_components for model in models]
     largest = models[int(np.argmax(sizes))]
     data = check_data(largest, x, weights, tol, max_steps, None)
@@ -102,9 +136,9 @@ def fit_sizes(
 
 
 def _placed(fits):
-    """Fits on the device, but for what no dtype of JAX holds (see `Frame.params_back`)."""
+    """Fits on the device, except for leaves in a dtype that JAX lacks (see `Frame.params_back`)."""
 
-    # Arrays are moved and not converted: a conversion compiles a program for every shape.
+    # Arrays are moved but not converted, because a conversion compiles a program for every shape.
     def place(leaf):
         return jax.device_put(leaf) if jax.dtypes.canonicalize_dtype(leaf.dtype) == leaf.dtype else leaf
 
@@ -112,7 +146,7 @@ def _placed(fits):
 
 
 def _unpadded(model, fits, n_points):
-    """Fits [r] without the components that were never active, and a status that does not count them as empty."""
+    """Fits [r] without the components that were added, which then do not count as empty."""
     k = model.n_components
     components = map_components(model.component, lambda leaf: leaf[:, :k], fits.params.components)
     params = fits.params._replace(weights=fits.params.weights[:, :k], components=components)
@@ -122,7 +156,13 @@ def _unpadded(model, fits, n_points):
 
 
 def padded(model: Model, params: Any, k: int) -> Any:
-    """Params of `model` as those of a mixture of k components, the added ones of weight 0 (host side)."""
+    """Params of a mixture as those of a mixture of k components, on the host.
+
+    Args:
+        model: the mixture.
+        params: its params.
+        k: the number of components; those that are added have weight 0.
+    """
 
     def grow(leaf):
         return np.concatenate([leaf, np.repeat(leaf[:1], k - model.n_components, 0)])

@@ -1,7 +1,7 @@
-"""`fit_stream`: the same algorithms where the data are read anew in every iteration, and online EM over them.
+"""`fit_stream`: fits that read the data again in every iteration, and online EM over such data.
 
-Statistics add up, so an E-step over a source is a loop on the host over blocks of rows; what an algorithm proposes and
-what the loop makes of it (`step.propose`, `step.judge`) are the compiled functions of every other fit.
+Statistics are sums over rows, so the E-step of a source is a loop on the host over blocks of rows.
+Proposing and judging (`step.propose`, `step.judge`) are the same functions as in other fits.
 """
 
 from collections.abc import Callable
@@ -42,27 +42,44 @@ def fit_stream(
     progress: bool = False,
     checkpoint: Any = None,
 ) -> Result:
-    """Maximise the objective of `model` on rows that are read anew for every look, beginning at `start`.
+    """Fit `model` to rows that are read again in every iteration and need not fit into memory.
 
-    source: an array, memmap or anything else with shape and slices (or a tuple of them); or what gives arrays of rows
-    every time it is iterated over: a list, an object with `__iter__`, a function that returns a fresh iterator.
-    weights: the same kind of thing. chunk_size: rows read at a time.
-    algorithm: `EM()`, `SQUAREM()`, `Anderson()`: exact, the answer of `fit` on the whole. Or `OnlineEM()`: a step is
-    one pass over the source, and `history` holds what its batches had as log-likelihood under the params they met.
-    The other arguments are those of `fit`.
+    The standard units, and with them the variance that `floor` is relative to, are those of up to
+    65,536 rows from all parts of the source.
 
-    Standard units, and with them what `floor` is relative to, are those of up to 65,536 rows spread over the source.
+    Args:
+        model: a model with additive statistics.
+        source: an array, a memmap or anything else with a shape and slices, or a tuple of them; or
+            something that gives arrays of rows each time it is iterated over: a list, an object
+            with `__iter__`, or a function that returns a new iterator.
+        start: params.
+        weights: sample weights, in the same form as the source; None means that all are 1.
+        algorithm: `EM()`, `SQUAREM()` or `Anderson()`, which give the same result as `fit` on all
+            rows; or `OnlineEM()`. A step of online EM is one pass over the source, and the history
+            holds the sum of the batches' log-likelihoods, each at the params before the batch.
+        tol: as in `fit`.
+        max_steps: as in `fit`.
+        chunk_size: the number of rows that are read at a time.
+        callback: as in `fit`.
+        progress: as in `fit`.
+        checkpoint: as in `fit`.
 
-    Raises `SourceError` where the source fails, or gives another number of rows than before, in the middle of a pass;
-    its `.result` is the fit up to then. ValueError for a source that can be read only once.
+    Returns:
+        A `Result`, as from `fit`.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> pieces = [x[:100], x[100:250], x[250:]]
-    >>> result = jaxem.fit_stream(model, pieces, model.init(jax.random.key(0), x))
-    >>> round(float(result.log_lik), 2)
-    -1130.26
+    Raises:
+        SourceError: the source failed, or a pass gave another number of rows than the one before.
+            The error's `result` is the fit so far.
+        ValueError: an argument is not usable, for instance a source that can be read only once.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> pieces = [x[:100], x[100:250], x[250:]]
+        >>> result = jaxem.fit_stream(model, pieces, model.init(jax.random.key(0), x))
+        >>> round(float(result.log_lik), 2)
+        -1130.26
     """
     check_model(model)
     arrays.check_number("tol", tol, 0)
@@ -74,7 +91,9 @@ def fit_stream(
     if not isinstance(algorithm, OnlineEM):
         arrays.check_algorithm(algorithm)
         if not algorithm.monotone:
-            raise ValueError(f"algorithm: {type(algorithm).__name__} needs all rows at once; expected EM or the like")
+            raise ValueError(
+                f"algorithm: expected EM(), SQUAREM(), Anderson() or OnlineEM(); got {type(algorithm).__name__}"
+            )
     stream = StreamData(model, Source(model, source, weights, chunk_size and int(chunk_size)), start)
     monitor = Monitor.of(callback, progress, checkpoint)
     limits = jnp.asarray(tol, stream.dtype), int(max_steps)
@@ -97,7 +116,7 @@ _halve = jax.jit(step.halve)
 
 @jax.jit
 def _lane(problem, algorithm, params, n_steps=0, n_evaluations=0) -> Lane:
-    """A fit that is to begin (or to go on in another form) at params."""
+    """The lane of a fit that starts at `params`, or goes on from there in the centred form."""
     low = jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(params)))
     zero, steps, looks = (jnp.asarray(n, jnp.int32) for n in (0, n_steps, n_evaluations))
     memory = algorithm.init(problem, params, problem.chunked().no_statistics(params))
@@ -105,7 +124,15 @@ def _lane(problem, algorithm, params, n_steps=0, n_evaluations=0) -> Lane:
 
 
 class Kept(NamedTuple):
-    """What a checkpoint of a stream holds between two looks."""
+    """The state of a fit between two passes, which a checkpoint holds.
+
+    Attributes:
+        lane: the fit.
+        history: the objective after each step, [max_steps].
+        centred: whether the fit uses the centred form.
+        fresh: whether the next evaluation is the first one in this form.
+        sums: the sums over the source (see `StreamData.sums`).
+    """
 
     lane: Lane
     history: np.ndarray
@@ -115,7 +142,7 @@ class Kept(NamedTuple):
 
 
 def _exact(stream: StreamData, algorithm, tol, max_steps, monitor: Monitor) -> Result:
-    """EM and what is faster, one pass over the source for every look."""
+    """A fit by EM or an acceleration of it, with one pass over the source for every evaluation."""
     problem = stream.problem()
     has_centred_form = stream.inner.ill_conditioned(stream.start) is not None
     kept = Kept(
@@ -153,7 +180,7 @@ def _iteration(stream, algorithm, kept: Kept, tol, max_steps, has_centred_form) 
     problem, lane = stream.problem(centred), kept.lane
     proposal = _propose(problem, algorithm, lane)
     seen, log_lik = stream.evaluate(problem, proposal.params)
-    problem = stream.problem(centred)  # the first look says how many rows there are
+    problem = stream.problem(centred)  # The number of rows is known only after the first pass.
     limits = tol, jnp.asarray(max_steps, jnp.int32)
     flag_ill = has_centred_form and not centred
     new, objective = _judge(

@@ -1,4 +1,4 @@
-"""The data of a fit that reads its rows anew for every pass: a source, its units, and sums over its blocks."""
+"""The data of a fit that reads its rows again for every pass: a source, its units, and its sums."""
 
 import dataclasses
 from functools import partial
@@ -19,7 +19,16 @@ from jaxem.numerics.chunks import compensated, even_chunks
 
 
 class StreamData:
-    """A source, the units it is looked at in, and the compiled sums over its blocks."""
+    """A source, the units that its rows are moved to, and the compiled sums over its blocks.
+
+    Args:
+        model: the model, with additive statistics.
+        source: the source of the rows.
+        start: params in the data's units.
+
+    Raises:
+        ValueError: the model cannot fit the rows of the source's sample, or `start` is not usable.
+    """
 
     def __init__(self, model: Any, source: Source, start: Any) -> None:
         self.model, self.source = model, source
@@ -46,22 +55,30 @@ class StreamData:
         self.n, self.total, self.in_use, self.volume = 0, 0.0, 0.0, 0.0
 
     def _origin_of(self, rows):
-        """That of these rows alone, which are wide here: float32 rows near 0 would need none."""
+        """The origin of these rows, taken in float64: float32 rows near 0 would not be moved."""
         return self.model.origin(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), rows), self.given)
 
     def rounded(self, block: Any) -> Any:
-        """(rows, weights) in the dtype of the fit, moved to the origin before; and the log-volume of that."""
+        """A block moved into the frame, and then rounded to the dtype of the fit.
+
+        Returns:
+            (rows, weights, the log-volume of the move, total in nats).
+        """
         rows, volume = block.rows, 0.0
         if self.frame.moves:
             frame = self.frame
-            if any(self.origin_per_row):  # the lengths of sequences
+            if any(self.origin_per_row):  # Lengths of sequences are an example.
                 frame = frame._replace(units=_joined(frame.units, self._origin_of(rows), self.origin_per_row))
             volume = frame.volume(block.weights)
             rows = arrays.map_rows(frame.units.rows, rows, self.dtype)
         return *jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), (rows, block.weights)), volume
 
     def blocks(self) -> Any:
-        """Placed blocks of one pass. `SourceError` where there are not as many rows as in the first."""
+        """The blocks (rows, weights) of one pass, on the device.
+
+        Raises:
+            SourceError: this pass has another number of rows than the first.
+        """
         n, volumes = 0, []
 
         def counted():
@@ -75,19 +92,23 @@ class StreamData:
             volumes += volume, _volume(self.moved, self.units, rows, weights, self.per_row)
             yield rows, weights
         if self.n and n != self.n:
-            raise SourceError(f"source: gave {n:,} rows where it gave {self.n:,} before")
+            raise SourceError(f"source: expected {self.n:,} rows, as in the pass before; got {n:,}")
         self.n, self.volume = n, sum(float(each) for each in volumes)
 
     def problem(self, centred: bool = False) -> Problem:
-        """The problem of one block, to be given the rows of each."""
+        """The problem of one block; `evaluate` puts the rows of each block into it."""
         total, in_use = (jnp.asarray(value, self.dtype) for value in (self.total, self.in_use))
         chunk = min(self.chunk, len(self.first[1]))
         points = jnp.maximum(total, in_use)
         rows, weights = self.first
         return Problem(self.inner, rows, weights, self.units, total, points, chunk=chunk, centred=centred)
 
-    def evaluate(self, problem: Problem, params: Any) -> Any:
-        """(statistics, log-likelihood) at params: one pass over the source."""
+    def evaluate(self, problem: Problem, params: Any) -> tuple[Any, jax.Array]:
+        """One pass over the source.
+
+        Returns:
+            (the expected sufficient statistics, the log-likelihood in nats) at `params`, totals.
+        """
         sums = None
         for rows, weights in self.blocks():
             part = dataclasses.replace(problem, rows=rows, weights=weights, chunk=self.chunk)
@@ -98,16 +119,23 @@ class StreamData:
 
     @property
     def sums(self) -> Any:
-        """What is known of the source after a pass, for a checkpoint."""
+        """The sums over the source that a pass has found, for a checkpoint."""
         return np.asarray([self.total, self.in_use, self.volume], np.float64), np.asarray(self.n, np.int64)
 
     def remember(self, kept: Any) -> Any:
-        """`kept`, and what it knows of the source."""
+        """Take the sums over the source from a checkpoint's `kept.sums`, and return `kept`."""
         (self.total, self.in_use, self.volume), self.n = (float(v) for v in kept.sums[0]), int(kept.sums[1])
         return kept
 
     def result(self, fits: Any, history: Any, size: Any) -> Result:
-        """A finished fit in the data's units; size: what its verdict goes by."""
+        """The result of a finished fit, in the data's units.
+
+        Args:
+            fits: a `Finished` fit, in standard units.
+            history: the objective after each step, in standard units.
+            size: the number of rows, or the statistics at the params where the model is
+                `judged_by_statistics`.
+        """
         status, degenerate = _verdict(self.inner, fits, size)
         params = self.frame.params_back(_from_units(self.units, fits.params))
 
@@ -131,7 +159,7 @@ def _on_device(block):
 
 
 def _leaves_per_row(model, rows):
-    """A tuple, one entry per leaf of the model's units: whether it holds something for every row."""
+    """Which leaves of the model's units have one entry per row: a tuple of bool."""
     units = []
     for extra in (0, 1):
         longer = jax.tree.map(
@@ -143,12 +171,12 @@ def _leaves_per_row(model, rows):
 
 
 def _differ(a, b):
-    """Which leaves of two trees have different shapes."""
+    """Which leaves of two trees have different shapes: a tuple of bool."""
     return tuple(np.shape(x) != np.shape(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _joined(shared, own, per_row):
-    """`shared` with the leaves of `own` that hold something for every row."""
+    """`shared`, with those leaves of `own` that have one entry per row."""
     leaves, structure = jax.tree.flatten(shared)
     return structure.unflatten(
         b if mine else a for a, b, mine in zip(leaves, jax.tree.leaves(own), per_row, strict=True)
@@ -156,7 +184,7 @@ def _joined(shared, own, per_row):
 
 
 def _units_of(model, units, rows, weights, per_row):
-    """`units` for these rows: what they hold of every row is the rows' own."""
+    """`units` for these rows: leaves with one entry per row are those of these rows."""
     return _joined(units, model.units(rows, weights), per_row) if any(per_row) else units
 
 
@@ -168,14 +196,14 @@ def _volume(model, units, rows, weights, per_row):
 
 @jax.jit
 def _initialise(model, rows, weights, start):
-    """(model in units, units, start in units)."""
+    """(the model in standard units, the units, the start in standard units)."""
     units = model.units(rows, weights)
     return units.model(model), units, units.params(start)
 
 
 @partial(jax.jit, static_argnames="per_row")
 def _add(model, problem, params, sums, per_row):
-    """Compensated sums of statistics, log-likelihood and weights, with those of one more block."""
+    """Add one block to the compensated sums of statistics, log-likelihood and weights."""
     rows, weights = problem.rows, problem.weights
     units = _units_of(model, problem.units, rows, weights, per_row)
     stats, log_lik = dataclasses.replace(problem, units=units).chunked().expectation(params)

@@ -1,1 +1,1 @@
-"""What one asks of a finished fit: criteria, alignment, bounds, comparisons, files."""
+"""What is done with finished fits: criteria, alignment, bounds, comparisons and files."""

@@ -1,4 +1,4 @@
-"""EM against direct gradient ascent from the same starts: log-likelihood by evaluations and by seconds."""
+"""EM compared with direct gradient ascent: the objective by evaluations and by seconds."""
 
 import functools
 import time
@@ -22,21 +22,27 @@ from jaxem.fitting.restarts import fit_restarts
 from jaxem.inputs import arrays
 from jaxem.numerics.compilation import Work, compiler_options, size
 
-#: Step counts at which runs are looked at grow by this. Each look is a run of its own, so its time holds no measuring.
+#: The factor by which the step counts grow at which an algorithm is measured. Each of them is a run
+#: of its own, so that its time includes no measuring.
 GROWTH = 1.3
 
-#: A run that takes longer than this (seconds) is not repeated, since its time is not noise, and looks become fewer.
+#: A run that takes longer than this, in seconds, is not repeated, because noise hardly changes its
+#: time. The step counts then grow by a factor of 2.
 LONG = 0.5
 
-#: Adam's step, in unconstrained coordinates of standardised data. Of 0.003, 0.01, 0.03, 0.1, 0.3 and 1 the one that
-#: came within 0.01 nats of the best in the fewest evaluations (medians of 73 to 109) over six fits of 2 or 3 components
-#: to Old Faithful, iris, wine and the galaxies; 0.03 took 91 to 163 and got there as often, 1 hardly ever did.
+#: The learning rate of Adam, in unconstrained coordinates and standard units. Out of 0.003, 0.01,
+#: 0.03, 0.1, 0.3 and 1, it came within 0.01 nats of the best in the fewest evaluations (medians of
+#: 73 to 109), over six fits of 2 or 3 components to Old Faithful, iris, wine and the galaxies. 0.03
+#: took 91 to 163 evaluations and got there as often; 1 hardly ever got there.
 LEARNING_RATE = 0.1
 
 
 @functools.cache
 def default_algorithms() -> dict[str, Algorithm]:
-    """EM, Adam and L-BFGS (memory 10, optax's own line search), made once so that each compiles once."""
+    """EM, Adam and L-BFGS (memory 10, the line search of optax), by name.
+
+    They are made only once, so that each of them is compiled only once.
+    """
     return {
         "EM": EM(),
         "Adam": Gradient(optax.adam(LEARNING_RATE)),
@@ -45,12 +51,19 @@ def default_algorithms() -> dict[str, Algorithm]:
 
 
 class Trace(NamedTuple):
-    """One algorithm from r starts, looked at after at most max_steps [m] steps.
+    """The measurements of one algorithm: m runs from the same r starts, each with more steps.
 
-    evaluations [m, r]: passes over the data so far (one with its gradient, or a step of a line search, counts as one).
-    objective [m, r]: total in nats; NaN where a fit had collapsed or failed. seconds [m]: all r starts side by side.
-    compile_seconds: tracing and compiling (all algorithms side by side), apart.
-    fits: the Result of the last run, with a leading axis r.
+    Attributes:
+        name: the name of the algorithm.
+        max_steps: the largest number of steps of each run, [m].
+        evaluations: the passes over the data of each fit, [m, r]. A pass with its gradient counts
+            as one, and so does a step of a line search.
+        objective: the objective at the end of each fit, [m, r], total in nats; NaN where a fit
+            collapsed or failed.
+        seconds: the time of each run, all r starts side by side, [m].
+        compile_seconds: the time of tracing and compiling, which `seconds` does not include. The
+            algorithms are compiled side by side.
+        fits: the `Result` of the last run, with a leading axis r.
     """
 
     name: str
@@ -63,13 +76,23 @@ class Trace(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """traces: one per algorithm. best: the highest objective any of them ended at by a proper status, in nats."""
+    """The result of `compare_algorithms`.
+
+    Attributes:
+        traces: the measurements, one for each algorithm.
+        best: the highest objective among the proper fits at the end of all runs, total in nats.
+    """
 
     traces: list[Trace]
     best: float
 
-    def table(self, within: Any = 0.01) -> str:
-        """The comparison as text; `within`: how close to the best (nats) counts as there."""
+    def table(self, within: float = 0.01) -> str:
+        """The comparison as text, one line for each algorithm.
+
+        Args:
+            within: a start counts as "there" when its objective is at most this many nats below the
+                best.
+        """
         heads = ("algorithm", "best", "median", "there", "evaluations", "seconds", "s in all", "s compiling")
         lines = [_table_row(heads)]
         return "\n".join(lines + [_table_row(_summary(trace, self.best, within)) for trace in self.traces])
@@ -86,22 +109,37 @@ def compare_algorithms(
     max_steps: int = 1000,
     repeats: int = 3,
 ) -> Comparison:
-    """Run every algorithm on `model` from the same starts, and measure.
-
-    starts: params with a leading axis r. algorithms: a dict by name; None compares EM with Adam and L-BFGS
-    (`default_algorithms`). tol, max_steps: as in `fit`. repeats: of so many runs the fastest counts
-    (long runs are made once).
+    """Run several algorithms on a model from the same starts, and measure evaluations and times.
 
     Times are those of this machine at this moment, for all starts side by side, without compiling.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> keys = jax.random.split(jax.random.key(0), 4)
-    >>> starts = jax.vmap(model.init, (0, None))(keys, jax.numpy.asarray(x))
-    >>> compared = jaxem.compare_algorithms(model, x, starts, {"EM": jaxem.EM()}, max_steps=50)
-    >>> round(compared.best, 2)
-    -1130.26
+    Args:
+        model: the model.
+        x: rows [n, ...].
+        starts: params with a leading axis r.
+        algorithms: the algorithms by name; None compares EM with Adam and L-BFGS
+            (`default_algorithms`).
+        weights: sample weights [n]; None means that all are 1.
+        tol: as in `fit`.
+        max_steps: as in `fit`.
+        repeats: each run is made this many times, and its time is that of the fastest. Long runs
+            are made once.
+
+    Returns:
+        The measurements of each algorithm, and the best objective.
+
+    Raises:
+        ValueError: an argument is not usable.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> keys = jax.random.split(jax.random.key(0), 4)
+        >>> starts = jax.vmap(model.init, (0, None))(keys, jax.numpy.asarray(x))
+        >>> compared = jaxem.compare_algorithms(model, x, starts, {"EM": jaxem.EM()}, max_steps=50)
+        >>> round(compared.best, 2)
+        -1130.26
     """
     arrays.check_number("max_steps", max_steps, 1, whole=True)
     arrays.check_number("repeats", repeats, 1, whole=True)
@@ -126,7 +164,7 @@ def _fit_all(algorithm, model, x, weights, starts, tol, max_steps):
 
 
 def _compiled(algorithms, arguments) -> dict:
-    """{name: (program, seconds of tracing and compiling)}; the programs are compiled side by side."""
+    """name -> (program, seconds of tracing and compiling); programs are compiled side by side."""
 
     _, x, _, starts, _ = arguments
     options = compiler_options(Work(size(x), size(starts)), x)
@@ -137,7 +175,8 @@ def _compiled(algorithms, arguments) -> dict:
 
     with ThreadPoolExecutor() as pool:
         jobs = {}
-        for name, algorithm in reversed(algorithms.items()):  # line searches, the longest, are listed last
+        # By default the line search, which takes the longest to compile, is listed last.
+        for name, algorithm in reversed(algorithms.items()):
             begun = time.perf_counter()
             lowered = _fit_all.lower(algorithm, *arguments, jnp.asarray(1, jnp.int32))
             jobs[name] = (time.perf_counter() - begun, pool.submit(compiled, lowered))
@@ -146,7 +185,7 @@ def _compiled(algorithms, arguments) -> dict:
 
 
 def _run(program, algorithm, arguments, data):
-    """A function of max_steps -> (seconds, fits in the data's units)."""
+    """A function (max_steps, repeats) -> (seconds, fits in the data's units)."""
 
     def run(max_steps, repeats):
         seconds, fits = _timed(lambda: program(algorithm, *arguments, jnp.asarray(max_steps, jnp.int32)), repeats)
@@ -165,7 +204,7 @@ def _trace(name, run, compile_seconds, max_steps, repeats) -> Trace:
             break
         limit = min(max(limit + 1, round(limit * (GROWTH if seconds < LONG else 2))), max_steps)
     limits, evaluations, objective, seconds = map(np.stack, zip(*looks, strict=True))
-    # A run of fewer steps is the beginning of a longer one: that it took more time can only be noise.
+    # A shorter run is the beginning of a longer one. If it took more time, this is noise.
     seconds = np.minimum.accumulate(seconds[::-1])[::-1]
     return Trace(name, limits, evaluations, objective, seconds, compile_seconds, fits)
 
@@ -182,11 +221,12 @@ def _timed(run, repeats) -> tuple[float, Result]:
 
 
 def _summary(trace, best, within):
+    """The cells of a table's row."""
     ends = trace.objective[-1]
     there = trace.objective >= best - within
     reached = there[-1]
     arrived = [trace.evaluations[np.argmax(there[:, r]), r] for r in np.flatnonzero(reached)]
-    # The first look by which half of those that get there are there.
+    # The first run in which at least half of the starts that ever get there are there.
     half = np.argmax(there[:, reached].sum(1) * 2 >= reached.sum()) if reached.any() else None
     proper = np.isfinite(ends).any()
     return (

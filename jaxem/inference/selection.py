@@ -1,4 +1,7 @@
-"""After the fit: information criteria, and a sweep over models. Small is good; all are on the scale of -2 log L."""
+"""Information criteria of fits, and the selection of a model by them.
+
+All criteria are on the scale of -2 log L, where L is the likelihood: smaller is better.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -25,51 +28,84 @@ CRITERIA = ("aic", "bic", "icl")
 
 
 def aic(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
-    """Akaike's information criterion, -2 log L + 2 p, with p the number of free parameters; small is good.
+    """Akaike's information criterion, -2 log L + 2 p; smaller is better.
 
-    result: one fit of `model` on x. Akaike (1974), IEEE Transactions on Automatic Control 19, 716-723.
+    p is the number of free parameters. Akaike (1974), IEEE Transactions on Automatic Control 19,
+    716-723.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> round(float(jaxem.aic(model, result, x)), 1)            # 2 * 1130.26 + 2 * 11
-    2282.5
+    Args:
+        model: the model.
+        result: one fit of `model` to x.
+        x: not used; the criteria share their arguments.
+        weights: not used.
+
+    Raises:
+        ValueError: `result` holds many fits.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> round(float(jaxem.aic(model, result, x)), 1)            # 2 * 1130.26 + 2 * 11
+        2282.5
     """
     return _deviance(result) + 2 * n_free_params(model, result.params)
 
 
 def bic(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
-    """The Bayesian information criterion, -2 log L + p ln n; small is good.
+    """The Bayesian information criterion, -2 log L + p ln n; smaller is better.
 
-    p is the number of free parameters, n the total weight of the rows (their number without weights;
-    a sequence counts as its length). Packages that report 2 log L - p ln n (mclust) have the sign the other way.
-    Schwarz (1978), Annals of Statistics 6, 461-464.
+    p is the number of free parameters. n is the total weight of the rows, or their number without
+    weights; a sequence counts as its length. Some packages (mclust) report the opposite sign,
+    2 log L - p ln n. Schwarz (1978), Annals of Statistics 6, 461-464.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> round(float(jaxem.bic(model, result, x)), 1)            # 2 * 1130.26 + 11 ln 272
-    2322.2
+    Args:
+        model: the model.
+        result: one fit of `model` to x.
+        x: the rows [n, ...] of the fit.
+        weights: the sample weights [n] of the fit, or None.
+
+    Raises:
+        ValueError: `result` holds many fits.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> round(float(jaxem.bic(model, result, x)), 1)            # 2 * 1130.26 + 11 ln 272
+        2322.2
     """
     n = model.n_observations(x, weights)
     return _deviance(result) + n_free_params(model, result.params) * jnp.log(n)
 
 
 def icl(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> jax.Array:
-    """The integrated completed likelihood, BIC + 2 sum_i w_i H(q_i); small is good.
+    """The integrated completed likelihood, BIC + 2 sum_i w_i H(q_i); smaller is better.
 
-    H(q_i) is the entropy of row i's responsibilities in nats: components that overlap are paid for, so ICL chooses
-    clusters where BIC chooses a density. Biernacki, Celeux and Govaert (2000), IEEE PAMI 22, 719-725, with the
-    entropy in place of the hard assignment, as in McLachlan and Peel (2000), section 6.10.
+    H(q_i) is the entropy of the responsibilities of row i, in nats. It is a penalty on components
+    that overlap, so ICL chooses clusters where BIC chooses a density. Biernacki, Celeux and Govaert
+    (2000), IEEE PAMI 22, 719-725, with the entropy in place of the hard assignment, as in McLachlan
+    and Peel (2000), section 6.10.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> bool(jaxem.icl(model, result, x) > jaxem.bic(model, result, x))
-    True
+    Args:
+        model: a model with discrete hidden values.
+        result: one fit of `model` to x.
+        x: the rows [n, ...] of the fit.
+        weights: the sample weights [n] of the fit, or None.
+
+    Raises:
+        ValueError: `result` holds many fits.
+        NotProvidedError: the model's posterior has no `assignment_entropy`.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> bool(jaxem.icl(model, result, x) > jaxem.bic(model, result, x))
+        True
     """
     value = bic(model, result, x, weights)
     data = check_data(model, x, weights, 0, 0, None)
@@ -80,12 +116,12 @@ def icl(model: Model, result: Any, x: Any, weights: ArrayLike | None = None) -> 
 
 def _deviance(result):
     if jnp.ndim(result.log_lik):
-        raise ValueError(f"result: expected one fit; got {len(result.log_lik)} side by side (use the best of them)")
+        raise ValueError(f"result: expected one fit; got {len(result.log_lik)} fits (use the best of them)")
     return -2 * result.log_lik
 
 
 def _entropy(model, params, x, weights):
-    """Total entropy of the responsibilities, in nats."""
+    """The entropy of the responsibilities, total in nats."""
     entropy = posterior_of(model, model.e_step(params, x).resp).assignment_entropy()
     return jnp.where(weights > 0, weights * entropy, 0).sum()
 
@@ -94,9 +130,18 @@ _entropies = Program(jax.vmap(_entropy, in_axes=(None, 0, None, None)), work_of_
 
 
 class Candidate(NamedTuple):
-    """One model of a sweep. Criteria are those of `best`; icl is NaN where the model has no latent entropy.
+    """One model of `select`, its fits, and its criteria.
 
-    n_reached: how many restarts ended at the best optimum, by a proper status.
+    Attributes:
+        name: the name of the model.
+        model: the model.
+        best: its best fit, for which the criteria are computed.
+        restarts: all its fits.
+        n_free_params: the number of free parameters.
+        aic: as in `jaxem.aic`.
+        bic: as in `jaxem.bic`.
+        icl: as in `jaxem.icl`; NaN where the model has no entropy of hidden values.
+        n_reached: how many restarts reached the best optimum with a proper status.
     """
 
     name: Any
@@ -111,12 +156,12 @@ class Candidate(NamedTuple):
 
     @property
     def proper(self) -> bool:
-        """False where every restart collapsed or failed: the criteria then mean nothing."""
+        """Whether the best fit is finite and proper; otherwise the criteria mean nothing."""
         return Status(int(self.best.status)) in PROPER and bool(np.isfinite(self.best.objective))
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended one of its restarts."""
+        """Whether Ctrl-C interrupted one of the restarts."""
         return bool((np.asarray(self.restarts.all.status) == Status.INTERRUPTED).any())
 
 
@@ -133,21 +178,40 @@ def select(
     max_steps: int | jax.Array = DEFAULT_MAX_STEPS,
     callback: Callable[..., Any] | None = None,
 ) -> list[Candidate]:
-    """Fit every model from `n_restarts` starts and rank them: the first of the list is the one to choose.
+    """Fit every model from `n_restarts` starts, and rank the models by a criterion.
 
-    models: a dict by name, or a list. criterion: "aic", "bic" or "icl". The other arguments are those of
-    `fit_restarts`. callback(candidate) is called on the host as models are finished. Ctrl-C ends the sweep: the list
-    then holds the models up to those under way, which are `interrupted`.
+    A model without a proper fit (all its fits collapsed or failed) comes after all others, whatever
+    its criterion is. Small mixtures that differ only in their number of components are fitted in
+    one compiled program.
 
-    A model of which no start ended honestly (each collapsed or failed) comes after all others, whatever it scores.
-    Small mixtures that differ only in their number of components share one compiled program.
+    Ctrl-C ends the selection. The list then holds the models up to those that were being fitted,
+    which are `interrupted`.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> models = {k: jaxem.gaussian_mixture(k, covariance="tied") for k in (2, 3, 4)}
-    >>> first, *_ = jaxem.select(models, x, jax.random.key(0), n_restarts=16)
-    >>> first.name, round(first.bic, 1)
-    (3, 2314.3)
+    Args:
+        models: the models, a dict by name or a list.
+        x: rows [n, ...].
+        key: a random key.
+        n_restarts: the number of starts of each model.
+        criterion: "aic", "bic" or "icl".
+        weights: as in `fit_restarts`.
+        algorithm: as in `fit_restarts`.
+        tol: as in `fit_restarts`.
+        max_steps: as in `fit_restarts`.
+        callback: a function that is called on the host with each finished `Candidate`.
+
+    Returns:
+        The candidates, the best one first.
+
+    Raises:
+        ValueError: an argument is not usable.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> models = {k: jaxem.gaussian_mixture(k, covariance="tied") for k in (2, 3, 4)}
+        >>> first, *_ = jaxem.select(models, x, jax.random.key(0), n_restarts=16)
+        >>> first.name, round(first.bic, 1)
+        (3, 2314.3)
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion: expected one of {', '.join(CRITERIA)}; got {criterion!r}")
@@ -168,7 +232,12 @@ def select(
 
 
 def rank(candidates: Any, criterion: str = "bic") -> list[Candidate]:
-    """Candidates (of one sweep or of several on the same data) by a criterion, those without a proper fit last."""
+    """Sort candidates by a criterion; those without a proper fit come last.
+
+    Args:
+        candidates: the results of one or several calls of `select` on the same data.
+        criterion: "aic", "bic" or "icl".
+    """
     return sorted(candidates, key=lambda c: (not c.proper, np.nan_to_num(getattr(c, criterion), nan=np.inf)))
 
 
@@ -180,7 +249,7 @@ def _named(models) -> dict:
 
 
 def _candidates(models, x, key, options):
-    """Candidates for models that one program can fit (or for a single model)."""
+    """The candidates for models that one program can fit, or for a single model."""
     members = list(models.values())
     if len(members) == 1:
         restarts = [fit_restarts(members[0], x, key, **options)]

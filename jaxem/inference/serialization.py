@@ -1,7 +1,8 @@
-"""Models and fits on disk: npz arrays under a JSON header, checked on the way in, and unable to run code.
+"""Models and fits in files: npz arrays with a JSON header, which are checked when they are read.
 
-The file is a `container`. Classes appear in it by name and are looked up among jaxem's own and those the caller names;
-functions and pickled objects are refused both ways.
+A file is a `container`, which cannot run code. Classes are stored by name; `load` looks the names
+up among the classes of jaxem and those that the caller gives. Functions and pickled objects are
+refused in both directions.
 """
 
 import dataclasses
@@ -21,23 +22,34 @@ from jaxem.numerics.tracing import is_traced
 
 
 def save(path: str | os.PathLike, model: Model, result_or_params: Any, *, types: Sequence[type] = ()) -> None:
-    """Write a model and its params, or a whole `Result` or `Restarts`, to the file `path` (npz).
+    """Write a model and its params, or a whole `Result` or `Restarts`, to a file (npz).
 
-    Every array keeps its bits and dtype. The file appears complete or not at all: it is written beside `path`, synced
-    to disk, then renamed. types: your own model and params classes (NamedTuples or dataclasses) inside the two.
+    Every array keeps its bits and its dtype. The file is written beside `path`, synced to disk and
+    then renamed, so that it appears complete or not at all.
 
-    Raises ValueError for what a file cannot hold, naming where it sits: functions (so no `from_steps` models), classes
-    that are neither jaxem's nor in `types`, tracers, random keys; and for params that do not belong to the model.
+    Args:
+        path: the path of the file.
+        model: the model.
+        result_or_params: params of the model, or a `Result` or `Restarts` of it.
+        types: classes of your own (NamedTuples or dataclasses) that the model or the params use.
 
-    >>> import jax, jaxem, pathlib, tempfile
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     jaxem.save(pathlib.Path(folder) / "fit.npz", model, result)
-    ...     model, again = jaxem.load(pathlib.Path(folder) / "fit.npz")
-    >>> again.message == result.message and bool((again.params.components.cov == result.params.components.cov).all())
-    True
+    Raises:
+        ValueError: a file cannot hold a value, and the message says where it is: a function (so a
+            model of `from_steps` cannot be saved), a class that is neither jaxem's nor in `types`,
+            a traced value, or a random key. Also if the params do not belong to the model.
+
+    Examples:
+        >>> import jax, jaxem, pathlib, tempfile
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> result = jaxem.fit(model, x, model.init(jax.random.key(0), x))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     jaxem.save(pathlib.Path(folder) / "fit.npz", model, result)
+        ...     model, again = jaxem.load(pathlib.Path(folder) / "fit.npz")
+        >>> again.message == result.message
+        True
+        >>> bool((again.params.components.cov == result.params.components.cov).all())
+        True
     """
     names = {cls: name for name, cls in _registry(types).items()}
     arrays = []
@@ -50,24 +62,35 @@ def save(path: str | os.PathLike, model: Model, result_or_params: Any, *, types:
 
 
 def load(path: str | os.PathLike, *, types: Sequence[type] = (), dtype: Any = None) -> Any:
-    """Read what `save` wrote: (model, result_or_params), bit for bit.
+    """Read a file that `save` wrote.
 
-    types: your own classes that the file may name. dtype: round floating-point arrays to this dtype on purpose, for
-    instance a float64 fit to be used in float32; by default nothing is ever rounded.
+    Nothing in a file is executed. The only calls are those of the constructors of the classes that
+    it names.
 
-    Raises ValueError, naming the file and what is wrong with it, for anything that is not a whole, unaltered file of
-    a known version; for a class that is neither jaxem's nor in `types`; and for float64 arrays while JAX's 64-bit
-    types are off. Nothing in a file is executed: the only calls made are the constructors of the classes it names.
+    Args:
+        path: the path of the file.
+        types: classes of your own that the file may name.
+        dtype: a dtype to which floating-point arrays are rounded, for instance to use a float64 fit
+            in float32. By default nothing is rounded.
 
-    >>> import jaxem, pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "fit.npz"
-    ...     _ = path.write_bytes(b"something else")
-    ...     try:
-    ...         jaxem.load(path)
-    ...     except ValueError as error:
-    ...         print(str(error).replace(str(path), "fit.npz"))
-    fit.npz: not an npz file (File is not a zip file)
+    Returns:
+        (model, result_or_params), with the bits that were saved.
+
+    Raises:
+        ValueError: the file is damaged, altered or of an unknown version; or it names a class that
+            is neither jaxem's nor in `types`; or it holds float64 arrays while the 64-bit types of
+            JAX are off. The message names the file and the reason.
+
+    Examples:
+        >>> import jaxem, pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "fit.npz"
+        ...     _ = path.write_bytes(b"something else")
+        ...     try:
+        ...         jaxem.load(path)
+        ...     except ValueError as error:
+        ...         print(str(error).replace(str(path), "fit.npz"))
+        fit.npz: not an npz file (File is not a zip file)
     """
     registry = _registry(types)
     data = Path(path).read_bytes()
@@ -84,7 +107,7 @@ def load(path: str | os.PathLike, *, types: Sequence[type] = (), dtype: Any = No
     return model, value
 
 
-# --- which classes a file may name ---------------------------------------------------------------------------------
+# --- which classes a file may name ----------------------------------------------------------------
 
 
 def _library() -> Any:
@@ -94,7 +117,7 @@ def _library() -> Any:
 
 
 def _registry(types):
-    """name -> class: the records of `jaxem`, its families and latent structures, then the caller's own."""
+    """name -> class, for the NamedTuples and dataclasses of `jaxem`, then those of the caller."""
     library = _library()
     packages = [module for module in (library.families, library.latent) for module in vars(module).values()]
     registry = {}
@@ -123,7 +146,7 @@ def _is_named_tuple(cls):
 
 
 def _fields(cls):
-    """Field name -> whether it has a default."""
+    """Name of a field -> whether the field has a default."""
     if _is_named_tuple(cls):
         return {name: name in cls._field_defaults for name in cls._fields}
     missing = dataclasses.MISSING
@@ -132,10 +155,10 @@ def _fields(cls):
 
 
 def _check_belongs(model, value):
-    """Params, alone or inside a Result or Restarts, must have the structure that the model gives its own."""
+    """Raise ValueError unless the params (of a Result or Restarts) have the model's structure."""
     if not isinstance(model, Model):
         raise ValueError(f"model: expected a jaxem.Model; got {type(model).__name__}")
-    hash(jax.tree.structure(model))  # its structure is a key of the compilation cache
+    hash(jax.tree.structure(model))  # The structure is a key of the compilation cache.
     result = getattr(value, "best", value)
     params = getattr(result, "params", result)
     try:
@@ -146,7 +169,7 @@ def _check_belongs(model, value):
         raise ValueError(f"result_or_params: expected params of structure {want}; got {jax.tree.structure(params)}")
 
 
-# --- trees <-> JSON ------------------------------------------------------------------------------------------------
+# --- trees to JSON and back -----------------------------------------------------------------------
 
 
 def _encode(node, where, names, arrays):
@@ -186,7 +209,7 @@ def _encode_array(array, where, arrays):
 
 
 class _Decoder:
-    """Builds the tree back. Every array of the file is taken exactly once."""
+    """Builds a tree from its JSON form and its arrays, each of which is used exactly once."""
 
     def __init__(self, registry: Any, arrays: Any, dtype: Any) -> None:
         self.registry, self.arrays, self.dtype, self.used = registry, arrays, dtype, set()
@@ -249,7 +272,7 @@ class _Decoder:
 
 
 def _rounded(array, dtype):
-    """Floats in `dtype`; whole numbers in 32 bits where they fit and `dtype` asks for no more."""
+    """Floats rounded to `dtype`; integers in 32 bits where they fit, if `dtype` is not wider."""
     if array.dtype.kind == "f":
         return array.astype(dtype)
     narrow = np.dtype(f"{array.dtype.kind}4")

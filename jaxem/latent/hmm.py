@@ -12,7 +12,7 @@ from jaxem.contract.capabilities import Discrete, DrawsJointly, Embeds, Imputes,
 from jaxem.contract.constraints import Fixed, Simplex
 from jaxem.contract.family import map_components
 from jaxem.contract.model import EStep, Model, model_class
-from jaxem.contract.pytree import pytree_class, static
+from jaxem.contract.pytree import in_data_units, pytree_class, static
 from jaxem.contract.units import FieldUnits, Identity, SequenceUnits, Units
 from jaxem.families.support import RowError
 from jaxem.inputs import arrays
@@ -101,7 +101,7 @@ class HMM(ChainQueries, DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         (True, (272,))
     """
 
-    emission: Any
+    emission: Any = in_data_units("part")
     n_states: int = static()
     initial: str = static(default="free")
     allowed: Any = static(default=None)

@@ -12,7 +12,7 @@ from jaxem.contract.capabilities import Discrete, DrawsJointly, Embeds, Imputes,
 from jaxem.contract.constraints import Fixed, Simplex
 from jaxem.contract.model import EStep, Model, model_class
 from jaxem.contract.posterior import MixturePosterior, as_posterior
-from jaxem.contract.pytree import static
+from jaxem.contract.pytree import in_data_units, static
 from jaxem.contract.units import FieldUnits, Identity, Units
 from jaxem.inputs import arrays
 from jaxem.latent import starts
@@ -72,7 +72,7 @@ class Mixture(DrawsJointly, Discrete, Embeds, Pools, Imputes, Model):
         (272, 2)
     """
 
-    component: Any
+    component: Any = in_data_units("part")
     n_components: int = static()
     mixing: str = static(default="free")
     start_spread: float = static(default=starts.SPREAD)

@@ -23,14 +23,14 @@ DAMPING = (0.0, 1e-2, 1.0, 100.0)
 LOCAL, LOCAL_UNITS = 1e-9, 4
 
 #: A local step that promises more than this share of what the last one did has met rounding.
-STALLED = 0.1
+STALLED = 0.5
 
-#: Where no slope (of the function over its size) is above this many units of rounding, the start is
+#: Where no slope (of the function over its size there) is above this many units of rounding, the start is
 #: the solution.
 FLAT = 16
 
-#: Steps are shortened by this factor where they leave the domain of the function.
-SHORTER = 0.1
+#: Steps are shortened by this factor where they leave the domain of the function or go too far.
+SHORTER = 0.5
 
 #: The largest number of steps. An M-step that stops there has raised Q, but not to its maximum.
 MAX_STEPS = 100
@@ -40,12 +40,12 @@ class _Search(NamedTuple):
     point: Any
     value: Any
     length: Any  # of the next steps, as a share of Newton's
-    promise: Any  # the gain that the last local step promised
+    promise: Any  # the gain over the function's size that the last local step promised
     n_steps: Any
     done: Any
 
 
-def climb(function: Callable, start: Any) -> Any:
+def climb(function: Callable, start: Any, concave: bool = False) -> Any:
     """A point at which the gradient of a function is 0, uphill from `start`.
 
     Each step tries Newton steps with several levels of damping and takes the best. Points at which
@@ -56,6 +56,8 @@ def climb(function: Callable, start: Any) -> Any:
     Args:
         function: a smooth function of an array [p], to be maximised.
         start: a point in its domain, [p].
+        concave: whether the function is concave. Then no damping is tried, and steps get shorter
+            until one of them gains.
 
     Returns:
         The point, [p]. Its derivatives (in what `function` closes over) are those of the solution,
@@ -66,28 +68,27 @@ def climb(function: Callable, start: Any) -> Any:
         return linalg.solve(jax.jacobian(linear)(jnp.zeros_like(target)), target)
 
     return lax.custom_root(
-        jax.grad(function), lax.stop_gradient(start), lambda _, point: _search(function, point), solve_linear
+        jax.grad(function), lax.stop_gradient(start), lambda _, point: _search(function, point, concave), solve_linear
     )
 
 
-def _search(function, start):
-    size = 1 + jnp.abs(function(start))
+def _search(function, start, concave):
     eps = jnp.finfo(start.dtype).eps
     nearby = max(LOCAL, LOCAL_UNITS * eps)
-
-    def height(point):
-        return function(point) / size
+    damping = DAMPING[:1] if concave else DAMPING
 
     def improve(state):
-        steps, promise = _steps(jax.grad(height)(state.point), jax.hessian(height)(state.point))
+        size = 1 + jnp.abs(state.value)
+        steps, gain = _steps(jax.grad(function)(state.point), jax.hessian(function)(state.point), damping)
+        promise = gain / size
         points = state.point + state.length * steps
-        found = jax.vmap(height)(points)
+        found = jax.vmap(function)(points)
         inside = jnp.isfinite(found)
         values = jnp.where(inside, found, -jnp.inf)
         local = (promise >= 0) & (promise < nearby)
         chosen = jnp.where(local, 0, jnp.argmax(values))
         better = values[chosen] > state.value
-        too_long = ~local & ~better & ~inside.all()
+        too_long = ~local & ~better & (concave | ~inside.all())
         done = ~too_long & jnp.where(local, ~(promise < STALLED * state.promise), ~better)
         stays = done | too_long
         return _Search(
@@ -99,20 +100,21 @@ def _search(function, start):
             done,
         )
 
-    slope = jnp.abs(jax.grad(height)(start)).max()
-    flat = slope <= FLAT * eps
+    value = function(start)
+    slope = jnp.abs(jax.grad(function)(start)).max()
+    flat = slope <= FLAT * eps * (1 + jnp.abs(value))
     one = jnp.ones((), start.dtype)
-    first = _Search(start, height(start), one, one * jnp.inf, 0, flat)
+    first = _Search(start, value, one, one * jnp.inf, 0, flat)
     return lax.while_loop(lambda s: ~s.done & (s.n_steps < MAX_STEPS), improve, first).point
 
 
-def _steps(gradient, hessian):
+def _steps(gradient, hessian, damping):
     """Newton steps [m, p] for every level of damping, and the gain that the undamped one promises."""
     bend = jnp.abs(jnp.diagonal(hessian))
     scale = 1 / jnp.sqrt(jnp.where(bend > 0, bend, 1))
     curvature, slope = -hessian * scale[:, None] * scale, gradient * scale
     eye = jnp.eye(len(scale), dtype=scale.dtype)
-    levels = jnp.asarray(DAMPING, scale.dtype) + 4 * len(scale) * jnp.finfo(scale.dtype).eps
+    levels = jnp.asarray(damping, scale.dtype) + 4 * len(scale) * jnp.finfo(scale.dtype).eps
     steps = jax.vmap(lambda level: linalg.solve_positive(curvature + level * eye, slope[:, None])[:, 0])(levels)
     promise = 0.5 * slope @ steps[0]
     return jnp.where(jnp.isfinite(steps), steps, 0) * scale, promise

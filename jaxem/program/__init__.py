@@ -1,1 +1,1 @@
-"""The command `python -m jaxem`: its options, its tables and its figure."""
+"""The program `python -m jaxem`: its options, its tables and its figure."""

@@ -1,4 +1,4 @@
-"""The program: `python -m jaxem [file]` fits Gaussian mixtures, chooses one by BIC, and draws it."""
+"""The program `python -m jaxem [file]` fits Gaussian mixtures, chooses one by BIC and draws it."""
 
 import argparse
 import importlib.util
@@ -22,23 +22,31 @@ from jaxem.program.tables import Table, read_table
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
-#: Starts and steps at most of the comparison of algorithms, rows times starts times steps (some seconds of work), and
-#: how often each run is made.
+#: Limits of the comparison of algorithms: the number of starts; of steps; of rows times starts
+#: times steps, which is some seconds of work; and of repeats of each run.
 COMPARED_STARTS, COMPARED_STEPS, COMPARED_WORK, COMPARED_REPEATS = 16, 300, 50_000_000, 1
 
-#: Without a terminal, a line of progress is written where nothing was for so many seconds.
+#: Without a terminal, the program writes a line of progress after this many seconds without one.
 SILENCE = 15.0
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for every mistake."""
+    """A parser that reports every mistake in one line."""
 
     def error(self, message: str) -> None:
+        """Print the message and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def main(argv: Any = None) -> int:
-    """Run the program; returns the exit code (2 for bad input)."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: the arguments; None takes them from the command line.
+
+    Returns:
+        The exit code: 0, 1 if the output was closed, 2 for bad input, 130 if it was interrupted.
+    """
     options = parser().parse_args(argv)
     try:
         with jax.enable_x64(True):
@@ -55,6 +63,7 @@ def main(argv: Any = None) -> int:
 
 
 def parser() -> Parser:
+    """The parser of the program's options."""
     p = Parser(prog="python -m jaxem", description=__doc__, allow_abbrev=False)
     p.add_argument("file", nargs="?", help="CSV, NPY or Parquet; without one, the Old Faithful geyser's eruptions")
     p.add_argument("--columns", type=_names, metavar="A,B", help="columns to use (default: all)")
@@ -115,10 +124,21 @@ def _seed(text):
     return _whole(text, 0)
 
 
-# --- the work -----------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------
 
 
-def run(options: Any) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Do the work: fit, choose, compare, draw and print.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ValueError: the input is not usable, or no model has a proper fit.
+    """
     begun = time.perf_counter()
     out = _picture_path(options.out)
     table, title = _table(options)
@@ -161,7 +181,7 @@ COMPARISON_KEY = (
 
 
 def _table(options):
-    """(Table, title) of the file, or of Old Faithful."""
+    """(the table, its title) of the file, or of Old Faithful where no file is given."""
     if options.file is None:
         table, title = Table(datasets.old_faithful(), ["eruption (min)", "waiting (min)"]), "Old Faithful"
         if options.columns is not None:
@@ -177,7 +197,10 @@ def _table(options):
 
 
 def _picture_path(out):
-    """Where the picture goes, found fault with before the work; None where nothing can draw and nobody asked."""
+    """The path of the picture, which is checked before the work begins.
+
+    It is None if matplotlib is missing and no picture is asked for.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         if out is not None:
             raise ValueError("--out: a picture needs matplotlib: pip install 'jaxem[plot]'")
@@ -196,15 +219,25 @@ def _picture_path(out):
 
 
 def _distinct(covariances):
-    """Without those that are the same model in one dimension, where a variance is all there is."""
+    """The structures that differ in one dimension, where only shared and separate variances do."""
     first: dict = {}
     for name in covariances:
         first.setdefault(STRUCTURES[name][1], name)
     return list(first.values())
 
 
-def sweep(models: Any, x: Any, options: Any, progress: Any) -> Any:
-    """Candidates by BIC; a line for each as soon as it is there."""
+def sweep(models: Any, x: Any, options: argparse.Namespace, progress: "Progress") -> Any:
+    """Fit all models, and print a line for each as soon as it is finished.
+
+    Args:
+        models: the models by name.
+        x: rows [n, d].
+        options: the parsed options.
+        progress: where lines are printed.
+
+    Returns:
+        The candidates, ranked by BIC.
+    """
 
     def show(candidate):
         progress.say(report.candidate_row(candidate))
@@ -212,22 +245,43 @@ def sweep(models: Any, x: Any, options: Any, progress: Any) -> Any:
 
     progress.say(report.CANDIDATE_HEAD)
     candidates = select(models, x, jax.random.key(options.seed), n_restarts=options.restarts, callback=show)
-    if any(candidate.interrupted for candidate in candidates):  # the fit took Ctrl-C for its own end
+    if any(candidate.interrupted for candidate in candidates):  # Ctrl-C has ended only the fit.
         raise KeyboardInterrupt
     progress.say(report.CANDIDATE_KEY)
     return candidates
 
 
-def compare(model: Any, x: Any, seed: Any) -> Any:
-    """EM, Adam and L-BFGS from the same few starts; fewer steps where there is much data."""
+def compare(model: Any, x: Any, seed: int) -> Any:
+    """Compare EM, Adam and L-BFGS from the same few starts; with many rows, in fewer steps.
+
+    Args:
+        model: the chosen model.
+        x: rows [n, d].
+        seed: the seed of the random starts.
+
+    Returns:
+        A `Comparison`.
+    """
     n_starts = COMPARED_STARTS if len(x) <= 5000 else 4
     max_steps = int(np.clip(COMPARED_WORK // (len(x) * n_starts), 50, COMPARED_STEPS))
     starts = random_rows(model, x, seed, n_starts)
     return compare_algorithms(model, x, starts, max_steps=max_steps, repeats=COMPARED_REPEATS)
 
 
-def random_rows(model: Any, x: Any, seed: Any, n_starts: Any) -> Any:
-    """Starts made on the host, where nothing compiles: random rows for means, and the data's own covariance."""
+def random_rows(model: Any, x: Any, seed: int, n_starts: int) -> MixtureParams:
+    """Starts with random rows as means and the covariance of the data.
+
+    They are made on the host, so that nothing is compiled.
+
+    Args:
+        model: a Gaussian mixture.
+        x: rows [n, d].
+        seed: the seed.
+        n_starts: the number of starts.
+
+    Returns:
+        Params with a leading axis of starts.
+    """
     k, d, gaussian = model.n_components, x.shape[1], model.component
     rng = np.random.default_rng(seed)
     means = np.stack([x[rng.choice(len(x), k, replace=False)] for _ in range(n_starts)])
@@ -238,10 +292,11 @@ def random_rows(model: Any, x: Any, seed: Any, n_starts: Any) -> Any:
     return MixtureParams(np.full((n_starts, k), 1 / k), GaussianParams(means, np.broadcast_to(cov, shape)))
 
 
-def draw(out: Any, x: Any, names: Any, candidates: Any, params: Any, compared: Any, title: str) -> None:
+def draw(out: Path, x: Any, names: list[str], candidates: Any, params: Any, compared: Any, title: str) -> None:
+    """Write the picture (see `report.figure`) to the file `out`."""
     import matplotlib
 
-    matplotlib.use("Agg")  # a program that writes a file needs no screen
+    matplotlib.use("Agg")  # This backend writes files and needs no screen.
     import matplotlib.pyplot as plt
 
     figure = report.figure(x, names, candidates, params, compared, title)
@@ -250,9 +305,13 @@ def draw(out: Any, x: Any, names: Any, candidates: Any, params: Any, compared: A
 
 
 class Progress:
-    """A bar (tqdm, on a terminal) or now and then a line, on stderr."""
+    """Shows progress on stderr: a bar (tqdm) on a terminal, and a line at intervals otherwise.
 
-    def __init__(self, total: Any) -> None:
+    Args:
+        total: the number of steps.
+    """
+
+    def __init__(self, total: int) -> None:
         self.total, self.done, self.begun = total, 0, time.perf_counter()
         self.spoken, self.bar = self.begun, None
         if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
@@ -261,12 +320,13 @@ class Progress:
             self.bar = tqdm(total=total, file=sys.stderr, unit="model", leave=False)
 
     def say(self, text: str) -> None:
-        """Print above the bar, at once."""
+        """Print a text above the bar, without delay."""
         if self.bar is not None:
             self.bar.clear()
         print(text, flush=True)
 
     def step(self) -> None:
+        """Count one step as done."""
         self.done += 1
         now = time.perf_counter()
         if self.bar is not None:

@@ -1,4 +1,4 @@
-"""What the program says of a sweep: text for the terminal, and one picture."""
+"""The report of the program: text for the terminal, and one picture."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxem.engine.result import PROPER, Status
 from jaxem.families.gaussian import GaussianParams
 from jaxem.fitting.restarts import optima
 
-#: Head and key of the table of models.
+#: The head of the table of models, and the explanation of its columns.
 CANDIDATE_HEAD = (
     f"{'covariance':<12}{'k':>3}{'params':>8}{'log-lik':>14}{'AIC':>12}{'BIC':>12}{'ICL':>12}  restarts there"
 )
@@ -17,15 +17,15 @@ CANDIDATE_KEY = (
     "restarts there: so many ended at that optimum"
 )
 
-#: Models, and optima of the chosen one, that are listed.
+#: How many models are listed, and how many optima of the chosen one.
 SHOWN = 5
 
-#: Covariance matrices of more columns than this are not printed.
+#: Covariance matrices with more columns than this are not printed.
 MAX_PRINTED = 6
 
 
 def candidate_row(c: Any) -> str:
-    """A model of a sweep in one line."""
+    """The line of one candidate in the table of models."""
     scores = "".join(f"{value:>12.2f}" for value in (c.aic, c.bic, c.icl))
     note = f"{c.n_reached} of {len(np.asarray(c.restarts.all.status))}"
     if not c.proper:
@@ -34,8 +34,14 @@ def candidate_row(c: Any) -> str:
     return f"{head}{float(c.best.log_lik):>14.3f}{scores}  {note}"
 
 
-def choice(candidates: Any, params: Any, names: Any) -> str:
-    """What was chosen, and out of what; params: those to show of it."""
+def choice(candidates: Any, params: Any, names: list[str]) -> str:
+    """The text about the chosen model.
+
+    Args:
+        candidates: the candidates, ranked by BIC.
+        params: the params of the chosen model, as they are to be shown.
+        names: the names of the columns.
+    """
     chosen = candidates[0]
     best = ", ".join(f"{_short(c.model)} ({c.bic:.2f})" for c in candidates[:SHOWN] if c.proper)
     lines = [
@@ -48,6 +54,7 @@ def choice(candidates: Any, params: Any, names: Any) -> str:
 
 
 def name_of(model: Any) -> str:
+    """A model in words: its covariance structure and its number of components."""
     return f"{model.component.covariance} covariance, k = {model.n_components}"
 
 
@@ -55,8 +62,14 @@ def _short(model) -> str:
     return f"{model.component.covariance} {model.n_components}"
 
 
-def parameters(model: Any, params: Any, names: Any) -> str:
-    """Weights, means and covariances in the data's units, the heaviest component first."""
+def parameters(model: Any, params: Any, names: list[str]) -> str:
+    """A table of weights, means and covariances, in the data's units.
+
+    Args:
+        model: a Gaussian mixture.
+        params: its params.
+        names: the names of the columns.
+    """
     means, cov = np.asarray(params.components.mean), np.asarray(params.components.cov)
     width = max(14, *(len(name) + 2 for name in names))
     head = f"{'component':<12}{'weight':>8}" + "".join(f"{name:>{width}}" for name in names)
@@ -80,7 +93,7 @@ def parameters(model: Any, params: Any, names: Any) -> str:
 
 
 def spread(fits: Any) -> str:
-    """How many restarts reached which optimum, best first; those that collapsed are counted apart."""
+    """The line on how many restarts reached which optimum, best first, and how many failed."""
     proper, improper = [], 0
     for group in optima(fits):
         good = sum(n for status, n in group.statuses.items() if Status[status] in PROPER)
@@ -97,12 +110,15 @@ def spread(fits: Any) -> str:
 
 
 def heaviest_first(model: Any, params: Any) -> Any:
-    """The same params with components in the order of their weights."""
+    """The params with the components in the order of their weights, the largest first."""
     return model.permute(params, np.argsort(-np.asarray(params.weights), kind="stable"))
 
 
 def telling_columns(params: Any, x: Any) -> Any:
-    """The two columns whose variance lies most between components (all, where there are at most two)."""
+    """The indices of the two columns with the largest share of variance between components.
+
+    If there are at most two columns, these are all of them.
+    """
     x = np.asarray(x)
     if x.shape[1] <= 2:
         return tuple(range(x.shape[1]))
@@ -112,8 +128,17 @@ def telling_columns(params: Any, x: Any) -> Any:
     return tuple(sorted(np.argsort(-share, kind="stable")[:2].tolist()))
 
 
-def figure(x: Any, names: Any, candidates: Any, params: Any, compared: Any, title: str) -> Any:
-    """The chosen density large, beside it BIC, the restarts, and EM against gradient ascent."""
+def figure(x: Any, names: list[str], candidates: Any, params: Any, compared: Any, title: str) -> Any:
+    """The figure: the chosen density, BIC, the restarts, and EM against gradient ascent.
+
+    Args:
+        x: rows [n, d].
+        names: the names of the columns.
+        candidates: the candidates, ranked by BIC.
+        params: the params of the chosen model, as they are to be shown.
+        compared: the `Comparison` of algorithms.
+        title: the title of the data.
+    """
     import matplotlib.pyplot as plt
 
     from jaxem import plot

@@ -1,26 +1,40 @@
-"""Rows and column names out of a CSV, NPY or Parquet file, for the program: complaints name the place."""
+"""Tables of numbers from CSV, NPY and Parquet files, for the program.
+
+Error messages name the place in the file.
+"""
 
 import csv
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-#: Cells of a text file that stand for a missing number.
+#: The cells of a text file that stand for a missing number, in lower case.
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?")
 
 
 class Table(NamedTuple):
-    """values [n, d] in float64, finite; names of the d columns."""
+    """A table of numbers.
+
+    Attributes:
+        values: the rows [n, d], finite, in float64.
+        names: the names of the d columns.
+    """
 
     values: np.ndarray
     names: list[str]
 
 
-def read_table(path: Any, columns: Any = None) -> Table:
-    """The columns (all, or those named) of the file at `path`: .npy, .parquet, or else separated text.
+def read_table(path: str | Path, columns: list[str] | None = None) -> Table:
+    """Read a table from a file.
 
-    Raises ValueError or OSError with one line that says what is wrong and where.
+    Args:
+        path: a file named .npy or .parquet, or .csv, .tsv or .txt for text with separators.
+        columns: the names of the columns to read; None reads all.
+
+    Raises:
+        ValueError: the file or the columns are not usable; one line says what is wrong and where.
+        OSError: the file cannot be opened.
     """
     path = Path(path)
     if path.is_dir():
@@ -49,7 +63,7 @@ def _listed(names):
 
 
 def _numbers(path, name, cells, first_line):
-    """One column as finite, not constant numbers."""
+    """One column as an array of numbers, which must be finite and not all equal."""
     place = "row" if first_line is None else "line"
     offset = 0 if first_line is None else first_line
     try:
@@ -80,7 +94,10 @@ def _number(cell):
         return np.nan
 
 
-# --- formats: each returns ({name: cells}, the line of the first row, or None where rows count from 0) ----
+# --- formats --------------------------------------------------------------------------------------
+#
+# Each reader returns ({name: cells}, the line of the first row). The second is None for files
+# without lines, whose rows are counted from 0.
 
 
 def _read_npy(path):
@@ -105,7 +122,7 @@ def _read_parquet(path):
         frame = pandas.read_parquet(path)
     except ImportError:
         raise ValueError(f"{path}: Parquet needs pandas and pyarrow: pip install 'jaxem[files]'") from None
-    except Exception as error:  # pyarrow has its own kinds of error for broken files
+    except Exception as error:  # pyarrow raises errors of its own kinds for broken files.
         raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)})") from None
     return {str(name): frame[name].to_numpy() for name in frame.columns}, None
 
@@ -123,7 +140,7 @@ def _read_text(path):
     for (i, _), row in zip(numbered, rows, strict=True):
         if len(row) != width:
             raise ValueError(f"{path}: line {i} has {len(row)} fields, the first line has {width}")
-    # A header is a first line that holds text; one of numbers is data.
+    # A first line that holds text is a header; a first line of numbers is data.
     has_header = any(np.isnan(_number(cell)) and not _is_missing(cell) for cell in rows[0])
     names = [cell.strip() for cell in rows[0]] if has_header else [f"x{j + 1}" for j in range(width)]
     names = [name or f"x{j + 1}" for j, name in enumerate(names)]
@@ -135,7 +152,10 @@ def _read_text(path):
 
 
 def _split(lines):
-    """Fields of separated lines; the separator is the one found most often in the first line, else white space."""
+    """The fields of lines of text.
+
+    The separator is the one that the first line holds most often, or white space if it holds none.
+    """
     counts = {mark: lines[0].count(mark) for mark in ",;\t"}
     mark = max(counts, key=counts.__getitem__)
     if not counts[mark] and len(lines[0].split()) > 1:

@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(undisturbed, short_blo
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"going on from .*previous"):
+    with pytest.warns(UserWarning, match=r"resumes from .*previous"):
         same_bits(restarts(checkpoint=path), undisturbed)
 
 
@@ -96,7 +96,7 @@ def test_the_checkpoint_of_another_fit_is_refused(short_blocks, tmp_path):
     for options in ({"tol": 1e-6}, {"n_restarts": 11}, {"weights": np.full(len(X), 2.0)}):
         with pytest.raises(ValueError, match=r"checkpoint: .* belongs to another fit"):
             restarts(checkpoint=tmp_path / "fit", **options)
-    with pytest.raises(ValueError, match="checkpoint: there is no folder"):
+    with pytest.raises(ValueError, match="checkpoint: expected a path in a folder that exists"):
         restarts(checkpoint=tmp_path / "nowhere" / "fit")
 
 

@@ -147,7 +147,9 @@ class Failing:
             raise OSError("the disk went away")
 
 
-@pytest.mark.parametrize(("how", "message"), [("fails", "the disk went away"), ("shrinks", "rows where it gave")])
+@pytest.mark.parametrize(
+    ("how", "message"), [("fails", "the disk went away"), ("shrinks", "rows, as in the pass before")]
+)
 def test_a_source_that_breaks_keeps_the_last_good_params(how, message, float64):
     x = groups(200, 2, 2)
     model = jaxem.gaussian_mixture(2)

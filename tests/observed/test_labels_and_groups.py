@@ -112,7 +112,7 @@ def test_bad_labels_are_named(groups, labels, message):
 
 def test_models_without_components_have_no_labels():
     model = jaxem.StateSpace(1)
-    with pytest.raises(ValueError, match="labels: StateSpace has no hidden value"):
+    with pytest.raises(ValueError, match="labels: expected a model with hidden values"):
         jaxem.fit_restarts(model, data.walks(), jax.random.key(0), labels=np.zeros(6, int))
 
 

@@ -223,5 +223,5 @@ def test_annealing_checks_its_arguments():
     with pytest.raises(ValueError, match="exponents: expected"):
         jaxem.anneal(model, x, start, exponents=[0.0, 1.0])
     chain = jaxem.poisson_hmm(2)
-    with pytest.raises(ValueError, match="HMM has no discrete hidden values"):
+    with pytest.raises(ValueError, match="expected one with discrete hidden values; got HMM"):
         jaxem.anneal(chain, data.count_sequences(), chain.init(jax.random.key(0), data.count_sequences()))
