@@ -367,7 +367,8 @@ def _online_stream(case):
     """A pass of online EM whose only batch holds all rows."""
     model, x = case.joined()
     options = dict(weights=case.weights, algorithm=jaxem.OnlineEM(averaged=False), tol=0.0, max_steps=1)
-    return Fitted.of(jaxem.fit_stream(model, x, case.start, **options))
+    options["weights"] = None if case.weights is None else [case.weights]
+    return Fitted.of(jaxem.fit_stream(model, [x], case.start, **options))
 
 
 def _partial(case):
@@ -394,7 +395,8 @@ def _compare_algorithms(case):
     options = dict(weights=case.weights, repeats=1, **LIMITS)
     compared = jaxem.compare_algorithms(model, x, case.both_starts, {"EM": jaxem.EM()}, **options)
     (trace,) = compared.traces
-    np.testing.assert_array_equal(trace.objective[-1], trace.fits.objective)
+    known = ~np.isnan(trace.objective[-1])  # a fit that collapsed has none
+    np.testing.assert_array_equal(trace.objective[-1][known], np.asarray(trace.fits.objective)[known])
     return Fitted.of(lane(trace.fits, 1))
 
 

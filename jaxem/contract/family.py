@@ -35,7 +35,7 @@ class Family(Draws, Embeds, Imputes, Part):
     #: or names: "k" for the components, "d" for the columns of x.
     param_shapes: Any = None
 
-    if TYPE_CHECKING:  # subclasses may write them as attributes
+    if TYPE_CHECKING:  # Subclasses may write them as attributes.
         row_ndim: ClassVar[Any]
         independent_columns: ClassVar[Any]
     else:

@@ -48,7 +48,7 @@ class Posterior:
         raise NotProvidedError(self, "hardened")
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """Hidden values that are drawn from the posterior with a random key: [n]; for a chain [n, t]."""
+        """Hidden values drawn from the posterior with a random key: [n]; for a chain [n, t]."""
         raise NotProvidedError(self, "draw")
 
 
@@ -97,7 +97,7 @@ class Responsibilities(Posterior):
 
 @pytree_class
 class MixturePosterior(Responsibilities):
-    """Responsibilities [n, k], and the posterior of the components' hidden values (None: no such)."""
+    """Responsibilities [n, k], and the posterior of the components' hidden values, or None."""
 
     resp: Any
     component: Any = None

@@ -64,7 +64,8 @@ def in_data_units(kind: str = "params", **kwargs: Any) -> Any:
 
     Args:
         kind: "params" for params of the model, which are given in the data's units; "units" for the
-            units that those params are in; "part" for a model or family whose units are `units.inner`.
+            units that those params are in; "part" for a model or family whose units are
+            `units.inner`.
         **kwargs: arguments of `dataclasses.field`.
     """
     return dataclasses.field(metadata={"carried": kind}, **kwargs)

@@ -111,7 +111,7 @@ def _carried(model, units):
     return build(type(model), {**fields, **changed}.items())
 
 
-#: How a field of each kind is carried into units.
+#: How a field of each kind is moved into units: (units, value) -> value.
 _CARRIED = {
     "units": lambda units, value: units,
     "params": lambda units, value: units.params(value),
@@ -121,7 +121,7 @@ _CARRIED = {
 
 
 def _carried_fields(cls):
-    """(name, kind) of the fields that move with the units; the kind of a wrapped model is "model"."""
+    """Pairs (name, kind) of the fields that move with the units; "model" is a wrapped model."""
     fields = getattr(cls, "__dataclass_fields__", {})
     declared = [(name, field.metadata["carried"]) for name, field in fields.items() if field.metadata.get("carried")]
     return [*declared, ("model", "model")] if getattr(cls, "has_params_of_its_model", False) else declared
@@ -258,7 +258,7 @@ VISIBLE = 1e-4
 
 
 def _smallest_deviation(role, leaf):
-    """(the smallest standard deviation in any direction, the smallest eigenvalue of correlations)."""
+    """(smallest standard deviation in any direction, smallest eigenvalue of correlations)."""
     if role is COVARIANCE and leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2]:
         scale = np.sqrt(np.diagonal(leaf, axis1=-2, axis2=-1))
         unit = leaf / (scale[..., :, None] * scale[..., None, :])

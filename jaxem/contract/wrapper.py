@@ -99,7 +99,7 @@ class Wrapper(Part):
 
 
 class SameDensity(Wrapper, Model):
-    """A wrapper that changes how params are estimated, but not the distribution with these params."""
+    """A wrapper that changes how params are estimated, but not the distribution of the rows."""
 
     #: Whether the hyperparameters move with the units of the wrapped model (see `Units.model`).
     has_params_of_its_model = True

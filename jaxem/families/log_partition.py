@@ -32,6 +32,9 @@ class Negative(Positive):
     def to_free(self, value: Any) -> Any:
         return super().to_free(-value)
 
+    def holds(self, value: Any) -> Any:
+        return super().holds(-value)
+
     def violation(self, value: Any) -> Any:
         return super().violation(-value) and "is not negative"
 
@@ -118,13 +121,18 @@ class LogPartitionFamily(ExponentialFamily):
     def moments(self, params: Any) -> Any:
         return jax.grad(self.log_partition)(params.natural)
 
+    def _inside(self, eta):
+        """The log-partition, which is infinite outside the domain: some formulas are finite there."""
+        inside = jnp.stack([place.holds(eta[j]) for j, place in enumerate(self.domain)]).all()
+        return jnp.where(inside, self.log_partition(eta), jnp.inf)
+
     def constraints(self) -> NaturalParams:
         return NaturalParams(Columns(self.domain))
 
     def maximize(self, stats: Any, params: Any = None) -> NaturalParams:
         mean, alive = component_means(stats)
         start = self.constraints().natural.to_params(jnp.zeros_like(mean)) if params is None else params.natural
-        new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self.log_partition, m, eta))(mean, start))
+        new = NaturalParams(jax.vmap(lambda m, eta: solve_moments(self._inside, m, eta))(mean, start))
         return new if params is None else self.keep_where(alive, new, params)
 
 

@@ -168,11 +168,13 @@ class Product(Several):
         return tuple(family.init_components(k, part, weights) for family, k, part in self._zip(keys, _parts(x)))
 
     def check_finite(self, x: Any) -> None:
+        x = x.parts if isinstance(x, Parts) else x
         # Whether there are as many parts as families is not known yet.
         for family, part in zip(self.families, x, strict=False) if isinstance(x, tuple) else ():
             family.check_finite(part)
 
     def check(self, x: Any, params: Any = None) -> None:
+        x = x.parts if isinstance(x, Parts) else x
         if not isinstance(x, tuple) or len(x) != len(self.families):
             got = f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
             raise ValueError(f"x: expected a tuple of {len(self.families)} parts, one per family; got {got}")

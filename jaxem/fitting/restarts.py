@@ -172,8 +172,9 @@ def subsampled_starts(
     fits = fit_restarts(model, x, key, n_restarts=n_restarts, weights=weights, **options).all
     proper = np.isin(fits.status, np.asarray(PROPER)) & np.isfinite(fits.objective)
     if proper.any():
-        fits = fits._replace(objective=np.where(proper, fits.objective, -np.inf))
-        kept = [each.restarts[0] for each in optima(fits) if np.isfinite(each.objective)][: int(n_kept)]
+        index = np.flatnonzero(proper)
+        found = optima(jax.tree.map(lambda leaf: np.asarray(leaf)[index], fits))
+        kept = [index[each.restarts[0]] for each in found[: int(n_kept)]]
     else:
         kept = [int(best_of(fits))]
     return jax.tree.map(lambda leaf: leaf[np.asarray(kept)], fits.params)
@@ -308,7 +309,8 @@ def optima(fits: Result, atol: float | None = None) -> list[Optimum]:
         atol = max(1e-3, 100 * eps * np.abs(objective[np.isfinite(objective)]).max(initial=0))
     groups = []
     for r in np.argsort(-np.where(np.isfinite(objective), objective, -np.inf)):
-        if groups and (abs(groups[-1][0] - objective[r]) <= atol or not np.isfinite(objective[r])):
+        last = groups[-1][0] if groups else np.nan
+        if abs(last - objective[r]) <= atol or (groups and not np.isfinite([last, objective[r]]).any()):
             groups[-1][1].append(int(r))
         else:
             groups.append((objective[r], [int(r)]))

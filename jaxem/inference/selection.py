@@ -217,10 +217,10 @@ def select(
         raise ValueError(f"criterion: expected one of {', '.join(CRITERIA)}; got {criterion!r}")
     models = _named(models)
     arrays.check_number("n_restarts", n_restarts, 1, whole=True)
-    x, n_restarts = arrays.as_rows(x), int(n_restarts)
+    n_rows, n_restarts = arrays.n_rows(next(iter(models.values())).rows(x)), int(n_restarts)
     options = dict(n_restarts=n_restarts, weights=weights, algorithm=algorithm, tol=tol, max_steps=max_steps)
     candidates = []
-    for names in groups(models, arrays.n_rows(x), n_restarts, algorithm):
+    for names in groups(models, n_rows, n_restarts, algorithm):
         found = _candidates({name: models[name] for name in names}, x, key, options)
         candidates += found
         if callback is not None:

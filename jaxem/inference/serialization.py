@@ -275,6 +275,8 @@ def _rounded(array, dtype):
     """Floats rounded to `dtype`; integers in 32 bits where they fit, if `dtype` is not wider."""
     if array.dtype.kind == "f":
         return array.astype(dtype)
+    if array.dtype.kind not in "iu":
+        return array
     narrow = np.dtype(f"{array.dtype.kind}4")
     fits = array.dtype.itemsize == 8 and dtype.itemsize <= 4 and (array.astype(narrow) == array).all()
     return array.astype(narrow) if fits else array

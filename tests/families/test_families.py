@@ -556,3 +556,33 @@ def test_a_mixture_goes_by_the_e_step_of_its_component():
     halved = jaxem.Mixture(Halved(), 2)
     each = halved.component.e_step(params.components, ready).log_prob + np.log(params.weights)
     np.testing.assert_allclose(halved.e_step(params, ready).log_prob, scipy.special.logsumexp(each, 1), rtol=1e-5)
+
+
+@jaxem.model_class
+class DerivedBeta(LogPartitionFamily):
+    """p(x) proportional to x^(a - 1) (1 - x)^(b - 1); its formula is finite for some negative a and b too."""
+
+    domain = (Positive(), Positive())
+    row_ndim = 0
+
+    def features(self, x):
+        return jnp.stack([jnp.log(x), jnp.log1p(-x)])
+
+    def log_partition(self, eta):
+        gammaln = jax.scipy.special.gammaln
+        return gammaln(eta[0]) + gammaln(eta[1]) - gammaln(eta.sum())
+
+    def log_base(self, x):
+        return -jnp.log(x) - jnp.log1p(-x)
+
+
+def test_the_derived_m_step_stays_in_its_domain(dtype):
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.beta(2, 8, 150), rng.beta(9, 3, 150)]).astype(dtype)
+    fits = jaxem.fit_restarts(jaxem.Mixture(DerivedBeta(), 2), x, jax.random.key(0), n_restarts=8)
+    assert (np.asarray(fits.all.params.components.natural) > 0).all()
+    natural = np.asarray(fits.best.params.components.natural)
+    np.testing.assert_allclose(natural[np.argsort(natural[:, 0])], [[2, 8], [9, 3]], rtol=0.5)
+    loc = scipy.stats.beta.logpdf(np.asarray(x, float)[:, None], *natural.T)
+    total = scipy.special.logsumexp(loc + np.log(fits.best.params.weights), axis=1).sum()
+    assert float(fits.best.log_lik) == pytest.approx(total, abs=0.05)

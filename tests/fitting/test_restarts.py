@@ -175,3 +175,12 @@ def test_starts_from_few_of_the_rows(float64):
     np.testing.assert_allclose(best.log_lik, whole.log_lik, atol=1e-3)
     with pytest.raises(ValueError, match="n_rows: expected a whole number"):
         jaxem.subsampled_starts(model, x, key, 401)
+
+
+def test_failed_fits_are_an_optimum_of_their_own():
+    objective = np.array([-10.0, np.nan, -10.0, -np.inf, -20.0], np.float32)
+    status = np.array([0, Status.NONFINITE, 0, Status.NONFINITE, 0], np.int32)
+    fits = jaxem.Result(None, objective, objective, status, None, None, None, None)
+    found = jaxem.optima(fits)
+    assert [each.restarts for each in found] == [[0, 2], [4], [1, 3]]
+    assert found[-1].statuses == {"NONFINITE": 2}

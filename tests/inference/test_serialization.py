@@ -371,3 +371,14 @@ def test_files_of_version_0_1_load(name):
     assert type(model) is kind
     assert float(result.log_lik) == pytest.approx(log_lik)
     assert float(model.log_prob(result.params, jaxem.datasets.old_faithful()).sum()) == pytest.approx(log_lik, rel=1e-6)
+
+
+def test_a_result_is_rounded_on_purpose(tmp_path, float64):
+    x = jaxem.datasets.old_faithful()
+    model = jaxem.gaussian_mixture(2)
+    result = jaxem.fit(model, x, model.init(jax.random.key(0), x), max_steps=3)
+    jaxem.save(tmp_path / "fit.npz", model, result)
+    with jax.enable_x64(False):
+        _, loaded = jaxem.load(tmp_path / "fit.npz", dtype="float32")
+    assert loaded.params.components.mean.dtype == np.float32
+    assert loaded.degenerate.dtype == bool
