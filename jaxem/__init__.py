@@ -1,4 +1,7 @@
-"""jaxem: Expectation-Maximization in JAX. One contract, one compiled loop, many starts in one program."""
+"""jaxem: Expectation-Maximization in JAX.
+
+One contract, one compiled loop, and many starts in one program.
+"""
 
 from jaxem import constraints, datasets
 from jaxem.algorithms.anderson import Anderson

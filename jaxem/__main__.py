@@ -1,4 +1,7 @@
-"""`python -m jaxem`: see `jaxem.cli`. Compiled programs are kept for the next time, in the user's cache."""
+"""The command `python -m jaxem`, which is in `jaxem.program.cli`.
+
+Compiled programs are kept in the user's cache for the next time.
+"""
 
 import os
 import sys
@@ -16,7 +19,8 @@ def keep_programs() -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxem"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        # Threads that compile the same program find each other's half-written file, and compile it once more.
+        # Threads that compile the same program find each other's half-written file, and compile
+        # it once more.
         warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
 
 

@@ -65,9 +65,11 @@ def check_model(model: Any) -> None:
     if isinstance(model, type) or not (hasattr(model, "e_step") and hasattr(model, "maximize")):
         raise ValueError(f"model: expected a model such as jaxem.gaussian_mixture(2); got {model!r}")
     if not is_pytree_class(type(model)):
-        raise ValueError(f"model: {name} is not decorated; write @jaxem.model_class above `class {name}`")
+        raise ValueError(
+            f"model: expected a decorated class; got {name}, which needs @jaxem.model_class above `class {name}`"
+        )
     if not hasattr(model, "m_step"):
-        raise ValueError(f"model: {name} is a family, what one component looks like; write jaxem.Mixture({name}(), k)")
+        raise ValueError(f"model: expected a model; got the family {name}; write jaxem.Mixture({name}(), k)")
 
 
 def is_prepared(x: Any) -> bool:

@@ -122,7 +122,7 @@ class LogPartitionFamily(ExponentialFamily):
         return jax.grad(self.log_partition)(params.natural)
 
     def _inside(self, eta):
-        """The log-partition, which is infinite outside the domain: some formulas are finite there."""
+        """The log-partition, made infinite outside the domain: some formulas are finite there."""
         inside = jnp.stack([place.holds(eta[j]) for j, place in enumerate(self.domain)]).all()
         return jnp.where(inside, self.log_partition(eta), jnp.inf)
 

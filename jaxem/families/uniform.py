@@ -162,7 +162,10 @@ class Uniform(Family):
 
 
 def origin_of_rows(x: Any, kind: type, roles: Any, own: Any) -> Units:
-    """Units of a kind that only move the origin to where rows x lie; `Identity` where they lie near 0."""
+    """Units of a kind that only move the origin to where rows x lie.
+
+    They are `Identity` where the rows lie near 0.
+    """
     affine = host_origin(x)
     return Identity() if affine is None else kind(Affine(affine.shift, np.float64(1)), roles, own)
 

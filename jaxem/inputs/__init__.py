@@ -1,1 +1,1 @@
-"""What a person gives becomes arrays here: rows, sequences, sources; every complaint names the argument."""
+"""Arguments of users become arrays: rows, sequences, sources. Every error names the argument."""

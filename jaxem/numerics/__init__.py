@@ -1,1 +1,1 @@
-"""Arithmetic and the machine: linear algebra, special functions, chunks, devices, compilation; it knows no model."""
+"""Linear algebra, special functions, chunks, devices and compilation, which know no model."""

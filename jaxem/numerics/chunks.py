@@ -124,5 +124,8 @@ def whole_blocks(on: bool = True) -> Iterator[None]:
 
 
 def block_rows(n: int, rows: int) -> int:
-    """Rows per block in sums over n rows outside the loop: at most `rows`; all in `whole_blocks`."""
+    """Rows per block in sums over n rows outside the loop: at most `rows`, or all of them.
+
+    All rows are one block in `whole_blocks`.
+    """
     return n if _WHOLE_BLOCKS.get() else even_chunks(n, rows)

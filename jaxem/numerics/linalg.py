@@ -1,4 +1,4 @@
-"""Small symmetric matrices: packing, factors that are cheap in a batch, and a floor for eigenvalues."""
+"""Small symmetric matrices: packing, factors that are fast in batches, and eigenvalue floors."""
 
 from typing import Any
 
@@ -197,13 +197,21 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a^-1 b for positive definite a [..., d, d] and b [..., d, m]; NaN where a is not positive definite."""
+    """The product a^-1 b for symmetric positive definite a.
+
+    Args:
+        a: [..., d, d].
+        b: [..., d, m].
+
+    Returns:
+        [..., d, m]; NaN where a is not positive definite.
+    """
     inverse = inverse_cholesky(a)
     return _product(jnp.swapaxes(inverse, -1, -2), _product(inverse, b))
 
 
-#: Number n of squarings of a positive matrix. They give its largest eigenvalue up to a factor of
-#: d^(1/2^n): to 1e-4 for d = 1000.
+#: The number n of squarings of a positive semidefinite matrix. They give its largest eigenvalue up
+#: to a factor of d^(1/2^n): to 1e-4 for d = 1000.
 N_SQUARINGS = 16
 
 
@@ -224,7 +232,15 @@ def largest_eigenvalue(a: jax.Array) -> jax.Array:
 
 
 def solve(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a^-1 b for one square a [d, d] and b [d], by elimination with pivots; not finite where a is singular."""
+    """The product a^-1 b for one square matrix, by elimination with pivots.
+
+    Args:
+        a: [d, d].
+        b: [d].
+
+    Returns:
+        [d]; not finite where a is singular.
+    """
 
     def eliminate(a: jax.Array, b: jax.Array) -> jax.Array:
         def column(j: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
@@ -246,13 +262,16 @@ def solve(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def log_det_lower(lower: jax.Array) -> jax.Array:
-    """log |L| [...] of lower triangular L [..., d, d] with a positive diagonal."""
+    """The log determinant [...] of lower triangular L [..., d, d] with a positive diagonal."""
     return jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
 
 
 @jax.custom_batching.custom_vmap
 def _clamp_where_needed(matrix: jax.Array, floor: jax.Array) -> jax.Array:
-    """`clamp_eigenvalues` for matrix [..., d, d] and floor [...], with one predicate for the whole batch."""
+    """`clamp_eigenvalues` for matrix [..., d, d] and floor [...].
+
+    Whether anything has to be clamped is decided once for the whole batch.
+    """
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     usable = jnp.isfinite(matrix).all((-2, -1))
     below = jnp.isnan(cholesky(matrix - floor[..., None, None] * eye)).any((-2, -1)) & usable

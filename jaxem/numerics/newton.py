@@ -13,8 +13,8 @@ from jax import lax
 
 from jaxem.numerics import linalg
 
-#: Levels of damping that are tried side by side, relative to the curvature of each variable. The
-#: first has no damping but for rounding.
+#: Levels of damping that are tried side by side, relative to the curvature of each variable. With
+#: the first level a step is damped only against rounding.
 DAMPING = (0.0, 1e-2, 1.0, 100.0)
 
 #: A step is local where the gain that it promises is below this share of the function's size, or
@@ -22,11 +22,12 @@ DAMPING = (0.0, 1e-2, 1.0, 100.0)
 #: function no longer tell which of two points is better.
 LOCAL, LOCAL_UNITS = 1e-9, 4
 
-#: A local step that promises more than this share of what the last one did has met rounding.
+#: The search ends where a local step promises more than this share of what the last local step
+#: promised, because the gain is then limited by rounding.
 STALLED = 0.5
 
-#: Where no slope (of the function over its size there) is above this many units of rounding, the start is
-#: the solution.
+#: Where no slope (of the function over its size there) is above this many units of rounding, the
+#: start is the solution.
 FLAT = 16
 
 #: Steps are shortened by this factor where they leave the domain of the function or go too far.
@@ -39,8 +40,8 @@ MAX_STEPS = 100
 class _Search(NamedTuple):
     point: Any
     value: Any
-    length: Any  # of the next steps, as a share of Newton's
-    promise: Any  # the gain over the function's size that the last local step promised
+    length: Any  # The length of the next steps, as a share of the Newton steps.
+    promise: Any  # The gain that the last local step promised, relative to the function's size.
     n_steps: Any
     done: Any
 
@@ -109,7 +110,7 @@ def _search(function, start, concave):
 
 
 def _steps(gradient, hessian, damping):
-    """Newton steps [m, p] for every level of damping, and the gain that the undamped one promises."""
+    """Newton steps [m, p] for the levels of damping, and the gain that the first one promises."""
     bend = jnp.abs(jnp.diagonal(hessian))
     scale = 1 / jnp.sqrt(jnp.where(bend > 0, bend, 1))
     curvature, slope = -hessian * scale[:, None] * scale, gradient * scale

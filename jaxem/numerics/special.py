@@ -9,16 +9,19 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from numpy.polynomial import Polynomial
 
-#: A Python number: a NumPy one would turn float32 into float64 where x64 is on.
+#: This is a Python number, because a NumPy number would turn float32 into float64 where x64 is on.
 LOG_2PI = math.log(2 * math.pi)
 HALF_LOG_2PI = 0.5 * LOG_2PI
 
-#: From here on Stirling's series with the terms below is exact to float64 rounding.
+#: From this number on Stirling's series with the terms below is exact to float64 rounding.
 STIRLING_FROM = 15.0
 
 
 def stirling_remainder(x: Any) -> Any:
-    """log x! - (x + 1/2) log x + x - log(2 pi) / 2 for x > 0; Abramowitz and Stegun (1964), 6.1.40."""
+    """The error of Stirling's formula: log x! - (x + 1/2) log x + x - log(2 pi) / 2, for x > 0.
+
+    Abramowitz and Stegun (1964), 6.1.40.
+    """
     large = jnp.maximum(x, STIRLING_FROM)
     inverse = 1 / (large * large)
     series = (1 / 12 - inverse * (1 / 360 - inverse * (1 / 1260 - inverse * (1 / 1680 - inverse / 1188)))) / large
@@ -28,25 +31,39 @@ def stirling_remainder(x: Any) -> Any:
 
 
 def log_factorial_rest(x: Any) -> Any:
-    """log x! - (x log x - x), for counts x >= 0: small, where log x! itself is large and rounds."""
+    """The difference log x! - (x log x - x), for counts x >= 0.
+
+    It is small where log x! itself is large and loses digits.
+    """
     safe = jnp.where(x > 0, x, 1)
     return jnp.where(x > 0, 0.5 * jnp.log(safe) + HALF_LOG_2PI + stirling_remainder(safe), 0)
 
 
 def log_poisson(x: Any, mean: Any) -> Any:
-    """log of mean^x exp(-mean) / x! without cancellation at large counts; Loader (2000), equation (4)."""
+    """The log probability log(mean^x exp(-mean) / x!), without cancellation at large counts.
+
+    Loader (2000), equation (4).
+
+    Args:
+        x: counts.
+        mean: their means, of a shape that broadcasts with x.
+    """
     safe = jnp.where(x > 0, x, 1)
     away = (mean - safe) / safe
     deviance = safe * (away - jnp.log1p(away))  # x log(x / mean) + mean - x
     return jnp.where(x > 0, -deviance - log_factorial_rest(safe), -mean)
 
 
-#: log(a) - digamma(a) by its asymptotic series from here on: the last term used is then below float64 rounding.
+#: From this number on log(a) - digamma(a) is computed by its asymptotic series, whose last term
+#: here is then below float64 rounding.
 DIGAMMA_FROM = 16
 
 
 def log_minus_digamma(a: Any) -> Any:
-    """log a - digamma(a) for a > 0, to rounding at large a too; Abramowitz and Stegun (1964), 6.3.6, 6.3.18."""
+    """The difference log a - digamma(a) for a > 0, accurate to rounding also at large a.
+
+    Abramowitz and Stegun (1964), 6.3.6 and 6.3.18.
+    """
     small = a < DIGAMMA_FROM
     shifted = jnp.where(small, a + DIGAMMA_FROM, a)
     inverse = 1 / (shifted * shifted)
@@ -61,9 +78,10 @@ def log_minus_digamma(a: Any) -> Any:
 
 
 def solve_gamma_shape(gap: Any) -> Any:
-    """The shape a > 0 at which log a - digamma(a) = gap > 0; Minka (2002), by Newton's method in 1 / a.
+    """The shape a > 0 at which log a - digamma(a) = gap, for gap > 0.
 
-    The first guess is right to 1.5 %, and each step squares the error.
+    It is computed by Newton's method in 1 / a; Minka (2002). The first guess has an error of at
+    most 1.5 %, and each step squares the error.
     """
     guess = (3 - gap + jnp.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)
     for _ in range(4):
@@ -73,9 +91,18 @@ def solve_gamma_shape(gap: Any) -> Any:
 
 
 def root_between(function: Callable, start: Any, end: Any) -> Any:
-    """The root of `function`, positive at `start`, on the way to `end`, by halving; `end` where it stays positive.
+    """The root of a function between two ends, by bisection.
 
-    Both ends are arrays, a problem each. What is left of the interval is below rounding where it is a few units long.
+    Where the ends are a few units apart, the interval that is left is below rounding.
+
+    Args:
+        function: a function of an array of numbers, one for each problem; it is positive at
+            `start`.
+        start: one end for each problem.
+        end: the other end for each problem.
+
+    Returns:
+        The root of each problem; about `end` where the function stays positive.
     """
     n_halvings = 52 if start.dtype == jnp.float64 else 26
 
@@ -89,13 +116,17 @@ def root_between(function: Callable, start: Any, end: Any) -> Any:
     return 0.5 * (near + far)
 
 
-#: Olver's expansion is used from this order on: with the terms below its error is under the dtype's rounding there.
+#: The order from which Olver's expansion is used, by the bytes of the dtype. There its error with
+#: the terms below is smaller than the rounding of the dtype.
 OLVER_FROM = {4: 8, 8: 24}
 OLVER_TERMS = 10
 
 
 def _olver_polynomials():
-    """Coefficients in p of u_1, u_2, ... and of (u_k - v_k) / (1 - p^2), k >= 1; (9.3.10) and (9.3.14)."""
+    """Coefficients in p of u_1, u_2, ... and of (u_k - v_k) / (1 - p^2), for k >= 1.
+
+    Abramowitz and Stegun (1964), equations (9.3.10) and (9.3.14).
+    """
     u, all_u, all_w = Polynomial([1.0]), [], []
     weight, inner, p = Polynomial([0, 0, 0.5, 0, -0.5]), Polynomial([0.125, 0, -0.625]), Polynomial([0.0, 1])
     for _ in range(OLVER_TERMS):
@@ -109,7 +140,7 @@ OLVER_U, OLVER_W = _olver_polynomials()
 
 
 def _series(polynomials, p, order):
-    """sum_k polynomial_k(p) / order^k, k >= 1."""
+    """The sum of polynomial_k(p) / order^k over k >= 1."""
     total = jnp.zeros_like(p)
     for coefficients in reversed(polynomials):
         term = jnp.zeros_like(p)
@@ -120,27 +151,40 @@ def _series(polynomials, p, order):
 
 
 def _olver(order, x):
-    """`log_bessel` for large orders, less its part -order log(order + root), and root; (9.7.7), (9.7.9)."""
+    """`log_bessel` for large orders, without its term -order log(order + root), and root.
+
+    Abramowitz and Stegun (1964), equations (9.7.7) and (9.7.9).
+    """
     root = jnp.sqrt(order * order + x * x)
     u = _series(OLVER_U, order / root, order)
     w = _series(OLVER_W, order / root, order)
-    # order^2 / (root + x) is root - x; x^order has been taken out of (x / (order + root))^order.
+    # order^2 / (root + x) equals root - x. The factor x^order is left out of
+    # (x / (order + root))^order.
     rest = order * (order / (root + x)) - 0.5 * jnp.log(root) - HALF_LOG_2PI + jnp.log1p(u)
     return rest, 1 / (root + order) - w / (root * (1 + u)), root
 
 
 def log_bessel(order: Any, x: Any) -> Any:
-    """(log(I_order(x) / x^order) - x, I_{order + 1}(x) / (x I_order(x))) for a fixed order >= 0 and any x >= 0.
+    """The log of the modified Bessel function I of a fixed order >= 0, for any x >= 0.
 
-    From a large order, where Olver's expansion holds, the recurrence I_{v-1} = I_{v+1} + (2 v / x) I_v runs down; all
-    its terms are positive, so nothing cancels, and nothing is singular at x = 0 or overflows at large x.
-    Amos (1974); Abramowitz and Stegun (1964), sections 9.6 and 9.7.
+    The recurrence I_{v-1} = I_{v+1} + (2 v / x) I_v starts at a large order, where Olver's
+    expansion holds, and goes down. All its terms are positive, so that nothing cancels; nothing is
+    singular at x = 0 or overflows at large x. Amos (1974); Abramowitz and Stegun (1964), sections
+    9.6 and 9.7.
+
+    Args:
+        order: a Python number.
+        x: an array.
+
+    Returns:
+        (log(I_order(x) / x^order) - x, I_{order + 1}(x) / (x I_order(x))).
     """
     steps = max(0, math.ceil(OLVER_FROM[x.dtype.itemsize] - order))
     top = order + steps
     log_scaled, ratio, root = _olver(top, x)
     for v in range(steps, 0, -1):
         ratio = 1 / (2 * (order + v) + x * x * ratio)
-        # One log(top + root) at a time: their sum is large, and would round.
+        # One log(top + root) is added in every step, because the sum of all of them is large and
+        # would lose digits.
         log_scaled = log_scaled - jnp.log(ratio * (top + root))
     return log_scaled - order * jnp.log(top + root), ratio

@@ -1,4 +1,4 @@
-"""Whether the values of arrays are known: inside `jit`, `vmap` and `grad` they are tracers."""
+"""A test whether values of arrays are known: inside `jit`, `vmap` and `grad` they are tracers."""
 
 from typing import Any
 

@@ -93,7 +93,7 @@ BAD_X = {
     "objects": (put("a", 0, 0)(X.astype(object)), "real numbers", "'a'"),
     "dates": (np.full((N, D), np.datetime64("2020-01-01")), "real numbers", "datetime64"),
     "masked": (np.ma.masked_greater(X, 5), "masked"),
-    "a column of text": (pd.DataFrame(X, columns=["a", "b"]).assign(b="t"), "'b'", "not numeric"),
+    "a column of text": (pd.DataFrame(X, columns=["a", "b"]).assign(b="t"), "numeric columns", "'b'"),
     "a generator": ((row for row in X), "array of numbers", "generator"),
     "a tuple of arrays": ((X, X), "[n, d]"),
     "too large for squares": (X * np.float32(1e30), "column 0", "too large", "float32"),
@@ -315,7 +315,7 @@ def test_a_batch_of_starts():
     batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), START)
     with refuses("start[1].weights", "sums to"):
         jaxem.fit_restarts(FULL, X, KEY, start=batch._replace(weights=batch.weights * [[1], [2]]))
-    with refuses("n_restarts", "2 starts", "3"):
+    with refuses("n_restarts", "expected 2", "got 3"):
         jaxem.fit_restarts(FULL, X, KEY, start=batch, n_restarts=3)
     with refuses("start", "leading axis"):
         jaxem.fit_restarts(FULL, X, KEY, start=batch._replace(weights=batch.weights[:1]))

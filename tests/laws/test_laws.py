@@ -1,7 +1,7 @@
 """Every model of the zoo obeys the ten laws, in both dtypes.
 
-A default run checks the core rows and a seventh of the others in full (`rotation.py`), so that the runs of a week check
-all of them. `pytest tests/laws --laws-day all` checks all of them at once.
+A default run checks the core rows and a seventh of the others in full, so that the runs of a week check all of them,
+and half of the rest in part (`rotation.py`). `pytest tests/laws --laws-day all` checks all of them at once.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from rotation import DAYS, DTYPES, dtype_of, in_full
+from rotation import DAYS, DTYPES, in_full, in_part
 from zoo import COVERED_BY_OTHERS, ZOO
 
 from jaxem.testing import LAWS, check_model
@@ -37,8 +37,9 @@ def pytest_generate_tests(metafunc):
         return
     cases = []
     for row, dtype in itertools.product(ZOO, DTYPES):
-        full = in_full(row, dtype, metafunc.config.getoption("--laws-day"))
-        part = row.name not in COVERED_BY_OTHERS and dtype == dtype_of(row.name)
+        day = metafunc.config.getoption("--laws-day")
+        full = in_full(row, dtype, day)
+        part = row.name not in COVERED_BY_OTHERS and in_part(row.name, dtype, day)
         marks = () if full or part else pytest.mark.slow
         cases.append(pytest.param(row, dtype, full or not part, marks=marks, id=f"{row.name}-{dtype}"))
     metafunc.parametrize(("row", "dtype", "thorough"), cases, indirect=["dtype"])
