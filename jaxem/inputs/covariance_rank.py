@@ -1,7 +1,7 @@
-"""Do rows of numbers determine a covariance? Checked on the host, and an error names the columns that do not.
+"""Whether rows of numbers determine a covariance. An error names the columns that do not.
 
-One pass finds the range of every column; linear dependence is looked for in a sample of the rows first, because rows
-that span all directions in a sample span them in the whole.
+The host checks this. One pass finds the range of every column. Linear dependence is looked for in a
+sample of the rows first, because rows that span all directions in a sample span them in the whole.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-#: Rows of the first look for linear dependence (more for many columns).
+#: Rows in which linear dependence is looked for first (more where columns are many).
 SAMPLE_ROWS = 4096
 
 #: Share of a unit null vector that a column must have to be named as part of the dependence.
@@ -17,11 +17,18 @@ NAMED = 1e-3
 
 
 def check_spread(x: Any, weights: Any, metric: Any, dtype: Any) -> None:
-    """Raise ValueError where rows x [n, d] have no standard units in `dtype`: see `units.standardize` for `metric`.
+    """Raise ValueError where rows x [n, d] have no standard units in a dtype.
 
-    A covariance that is not determined has no maximum-likelihood value: a column that is constant ("full", "diag"),
-    columns that depend linearly on each other ("full"), rows that are all equal ("spherical"). Rows of weight 0 do
-    not count. Also refused are columns whose squares leave the range of the dtype.
+    A covariance that the rows do not determine has no maximum-likelihood value. This is so for a
+    column that is constant ("full", "diag"), for columns that depend linearly on each other
+    ("full"), and for rows that are all equal ("spherical"). Rows of weight 0 do not count. Columns
+    whose squares leave the range of the dtype are refused too.
+
+    Args:
+        x: the rows, [n, d].
+        weights: their weights [n], or None.
+        metric: "full", "diag" or "spherical", as in `jaxem.contract.affine.standardize`.
+        dtype: the dtype of the fit.
     """
     if weights is not None and not np.all(weights):
         x = x[np.flatnonzero(weights)]
@@ -32,7 +39,11 @@ def check_spread(x: Any, weights: Any, metric: Any, dtype: Any) -> None:
 
 
 def check_ranges(low: Any, high: Any, metric: Any, dtype: Any) -> Any:
-    """The reach of every column between its smallest and largest value; ValueError where there is no unit in it."""
+    """The distance between the smallest and the largest value of each column, [d].
+
+    Raises:
+        ValueError: a column has no standard units with these values.
+    """
     with np.errstate(over="ignore"):
         reach = np.asarray(high, np.float64) - np.asarray(low, np.float64)
     _check_constant(reach, metric)
@@ -89,7 +100,7 @@ def _check_rank(x, size, reach, dtype):
             f"x: expected more rows than columns for covariance='full' or 'tied'; got {n} rows of {d} columns "
             "(use 'diag' or 'spherical')"
         )
-    # What rounding hides: that of the rows as they came, and that of centred rows in the dtype of the fit.
+    # Rounding of the rows as they came, and of centred rows in the dtype of the fit, hides as much.
     noise = d * np.finfo(dtype).eps + 0.5 * np.finfo(x.dtype).eps * (size / reach).max()
     rows = max(SAMPLE_ROWS, 8 * d)
     if n > 2 * rows and not len(_dependent(x[:: n // rows], reach, noise)):
@@ -107,7 +118,7 @@ def _dependent(x, reach, noise):
     z = np.asarray(x, np.float64)
     z = (z - z.mean(0)) / reach
     gram = z.T @ z / len(z)
-    # An eigenvalue carries the rounding of the largest one; where that cannot decide, the rows themselves do.
+    # An eigenvalue has the rounding of the largest one. Where it cannot decide, the rows do.
     if np.linalg.eigvalsh(gram)[0] > max(2 * noise**2, 1e-12 * np.trace(gram)):
         return np.zeros(0, int)
     _, values, directions = np.linalg.svd(np.linalg.qr(z, mode="r"))

@@ -1,4 +1,4 @@
-"""Many data sets of different sizes in one program: the same length for all, by rows of weight 0."""
+"""Many data sets of different sizes in one program: rows of weight 0 give all the same length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,30 @@ from jaxem.inputs import arrays
 
 
 def pad_datasets(datasets: Sequence[Any]) -> tuple[Any, jax.Array]:
-    """(x [b, n, ...], weights [b, n]) from b data sets of n_i rows each; what fills them up has weight 0.
+    """Data sets of different numbers of rows as one array, with weights.
 
-    With them `jax.vmap` fits all data sets in one compiled program, each with the result it would have alone.
+    `jax.vmap` then fits all data sets in one compiled program, each with the result that it would
+    have alone.
 
-    Raises ValueError for data sets whose rows differ in shape.
+    Args:
+        datasets: b data sets with n_i rows each.
 
-    >>> import jax, jaxem
-    >>> geyser = jaxem.datasets.old_faithful()
-    >>> x, weights = jaxem.pad_datasets([geyser, geyser[:100], geyser[100:]])
-    >>> model, keys = jaxem.gaussian_mixture(2), jax.random.split(jax.random.key(0), 3)
-    >>> def best(x, weights, key):
-    ...     return jaxem.fit_restarts(model, x, key, weights=weights, n_restarts=4).best
-    >>> [round(float(value), 1) for value in jax.vmap(best)(x, weights, keys).log_lik]
-    [-1130.3, -418.6, -702.6]
+    Returns:
+        The rows x [b, n, ...], and the weights [b, n], which are 0 for the rows that fill a data
+        set up.
+
+    Raises:
+        ValueError: there is no data set, or their rows differ in shape.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> geyser = jaxem.datasets.old_faithful()
+        >>> x, weights = jaxem.pad_datasets([geyser, geyser[:100], geyser[100:]])
+        >>> model, keys = jaxem.gaussian_mixture(2), jax.random.split(jax.random.key(0), 3)
+        >>> def best(x, weights, key):
+        ...     return jaxem.fit_restarts(model, x, key, weights=weights, n_restarts=4).best
+        >>> [round(float(value), 1) for value in jax.vmap(best)(x, weights, keys).log_lik]
+        [-1130.3, -418.6, -702.6]
     """
     each = [arrays.as_rows(x, f"datasets[{i}]") for i, x in enumerate(datasets)]
     if not each:

@@ -1,4 +1,7 @@
-"""Sequences as rows: [n, t, ...], one of them [t, ...], or padded ones with their lengths, in one canonical form."""
+"""Sequences as rows, in one form.
+
+A person gives many sequences [n, t, ...], one sequence [t, ...], or padded ones with their lengths.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,9 +18,13 @@ SAMPLE_LENGTH = 100
 
 
 class Sequences(NamedTuple):
-    """values: leaves [n, t, ...], valid everywhere; lengths [n], or None where all are t long. One row a sequence.
+    """Sequences in one form; each is one row.
 
-    single: () where one sequence was given without an axis of sequences (a mark in the structure, no data), or None.
+    Attributes:
+        values: arrays [n, t, ...]; what lies beyond the length of a sequence is valid too.
+        lengths: the lengths of the sequences [n], or None where all are t long.
+        single: () where one sequence was given without an axis of sequences, else None. It marks
+            the structure and holds no data.
     """
 
     values: Any
@@ -41,7 +48,13 @@ class Sequences(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """data: prepared observations of the family, time-major; lengths [n] or None; frame [t, n, 0]: a shape."""
+    """Sequences whose observations a family has prepared.
+
+    Attributes:
+        data: the prepared observations, with the first ones of all sequences first.
+        lengths: the lengths of the sequences [n], or None where all are t long.
+        frame: an empty array [t, n, 0], which keeps the shape.
+    """
 
     data: Any
     lengths: Any
@@ -54,11 +67,18 @@ class Prepared(NamedTuple):
 
 
 def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray]:
-    """(values [n, t, ...], lengths [n]) from a list of n arrays [t_i, ...] of unequal lengths; zeros fill up.
+    """Sequences of unequal lengths as one array, filled up with zeros, and their lengths.
 
-    >>> values, lengths = pad_sequences([[1.0, 2.0, 3.0], [4.0]])
-    >>> values.shape, lengths.tolist()
-    ((2, 3), [3, 1])
+    Args:
+        sequences: n arrays [t_i, ...].
+
+    Returns:
+        The values [n, t, ...], where t is the largest length, and the lengths [n].
+
+    Examples:
+        >>> values, lengths = pad_sequences([[1.0, 2.0, 3.0], [4.0]])
+        >>> values.shape, lengths.tolist()
+        ((2, 3), [3, 1])
     """
     sequences = [np.asarray(sequence) for sequence in sequences]
     lengths = np.array([len(sequence) for sequence in sequences])
@@ -69,7 +89,10 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray]:
 
 
 def split_lengths(x: Any, row_ndim: int) -> Any:
-    """(values, lengths or None). A pair is values and lengths, unless one row is itself several arrays."""
+    """The values and the lengths (or None) of what a person gives.
+
+    A pair is values and lengths, unless one row is itself several arrays.
+    """
     several = not isinstance(row_ndim, int)
     if isinstance(x, tuple) and len(x) == 2 and (not several or isinstance(x[0], tuple)):
         return x
@@ -84,7 +107,13 @@ def is_single(x: Any, row_ndim: int) -> bool:
 
 
 def as_sequences(x: Any, row_ndim: int, name: str = "x") -> Sequences:
-    """The canonical form of what a person gives; traceable. What lies beyond a length becomes the first value."""
+    """What a person gives as `Sequences`, also under a trace.
+
+    What lies beyond a length becomes the first value of the sequence.
+
+    Raises:
+        ValueError: the shapes are not those of sequences, or there is no observation.
+    """
     if isinstance(x, Sequences):
         return x
     values, lengths = split_lengths(x, row_ndim)
@@ -104,7 +133,10 @@ def as_sequences(x: Any, row_ndim: int, name: str = "x") -> Sequences:
 
 
 def _extra_axes(values, row_ndim):
-    """How many axes stand before those of one row (where its rank is known: not None); None if arrays disagree."""
+    """The number of axes before those of one row, or None if arrays disagree.
+
+    An array whose row has an unknown rank (None) does not count.
+    """
     ranks = row_ndim if isinstance(row_ndim, tuple) else (row_ndim,)
     leaves = values if isinstance(values, tuple) else (values,)
     extra = {np.ndim(leaf) - rank for rank, leaf in zip(ranks, leaves, strict=False) if rank is not None}
@@ -138,7 +170,7 @@ def _checked_lengths(lengths, n, t, name):
 
 
 def _filled(values, lengths):
-    """Whatever lies beyond the length becomes the sequence's first value: valid for any emission."""
+    """The values with the first one of a sequence, which is valid, beyond its length too."""
 
     def fill(leaf):
         module = np if isinstance(leaf, np.ndarray) and isinstance(lengths, np.ndarray) else jnp
@@ -148,7 +180,7 @@ def _filled(values, lengths):
     return jax.tree.map(fill, values)
 
 
-# --- time-major rows, as the recursions and the emissions take them --------------------------------------------------
+# --- observations as rows, in the order that recursions and emissions take them -----------------
 
 
 def time_rows(sequences: Any) -> Any:
@@ -181,7 +213,10 @@ def time_weights(sequences: Any, weights: Any) -> Any:
 
 
 def volume_of_sequences(lengths: Any, volume: Any) -> Any:
-    """log-volumes [n] of sequences from the observations' own: one number, or one for each of [t n] if they differ."""
+    """The log-volumes of sequences [n], from those of the observations.
+
+    Observations have one log-volume, or [t n] of them if they differ.
+    """
     n = len(lengths)
     if np.ndim(volume) == 0:
         return lengths * volume

@@ -1,4 +1,4 @@
-"""Rows that do not fit into memory: read in blocks of one size, by a thread that is a block ahead."""
+"""Rows that do not fit into memory, which a thread reads ahead in blocks of one size."""
 
 import queue
 import threading
@@ -10,15 +10,21 @@ import numpy as np
 
 from jaxem.inputs import arrays
 
-#: Bytes of a block of rows, as the device gets them: large beside what a call costs, small beside any memory.
+#: Bytes of a block of rows as the device gets it. Its work is large compared with the cost of a
+#: call, and it is small compared with any memory.
 BLOCK_BYTES = 32 << 20
 
-#: Rows looked at before the fit for units and checks, in runs spread over the source.
+#: The numbers of rows, and of runs of them, that are read before the fit for units and checks. The
+#: runs are spread over the source.
 SAMPLE_ROWS, SAMPLE_RUNS = 1 << 16, 64
 
 
 class SourceError(RuntimeError):
-    """A source could not be read to its end. result: the fit up to then (INTERRUPTED), None before its first pass."""
+    """A source could not be read to its end.
+
+    Attributes:
+        result: the fit up to then (INTERRUPTED), or None before its first pass.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -26,7 +32,13 @@ class SourceError(RuntimeError):
 
 
 class Block(NamedTuple):
-    """rows: a pytree of arrays [m, ...] on the host. weights [m]. n: how many are real, the others fill it up."""
+    """Rows that are read together.
+
+    Attributes:
+        rows: a pytree of arrays [m, ...] on the host.
+        weights: the weights of the rows [m].
+        n: the number of rows of the source among them; the others fill the block up.
+    """
 
     rows: Any
     weights: Any
@@ -34,11 +46,18 @@ class Block(NamedTuple):
 
 
 class Source:
-    """A source of rows as blocks of `block_rows`, again and again.
+    """A source of rows, which can be read in blocks many times.
 
-    source: anything with shape and slices (an array, a memmap, ...), or a tuple of such; or what can be iterated over
-    many times, giving arrays of rows: a list, an object with `__iter__`, or a function that returns a fresh iterator.
-    weights: the same kind of thing, or None. model: says what rows are.
+    Args:
+        model: the model, which says what rows are.
+        source: anything with a shape and slices (an array, a memmap, ...), or a tuple of such; or
+            what gives arrays of rows each time it is iterated over: a list, an object with
+            `__iter__`, or a function that returns a fresh iterator.
+        weights: the same kind of thing, or None.
+        block_rows: the number of rows of a block; None means as many as have `BLOCK_BYTES`.
+
+    Raises:
+        ValueError: the source is none of these, is empty, or does not fit the weights.
     """
 
     def __init__(self, model: Any, source: Any, weights: Any = None, block_rows: Any = None) -> None:
@@ -114,7 +133,7 @@ class Source:
 
     @property
     def total_weight(self) -> float:
-        """The sum of the weights of all rows; known after `sample` where the source has no slices."""
+        """The sum of the weights of all rows. Without slices it is known after `sample`."""
         if not self.sliceable:
             return self._seen_weight
         if self.weights is None:
@@ -193,7 +212,10 @@ AHEAD = 2
 
 
 def read_ahead(blocks: Any, change: Any) -> Any:
-    """change(block) for every block, made by a thread (NumPy alone: it does not know the caller's jax settings)."""
+    """change(block) for every block, made by a thread.
+
+    `change` has to use NumPy alone: a thread does not have the settings of jax of its caller.
+    """
     waiting, stop = queue.Queue(AHEAD), threading.Event()
 
     def put(item):

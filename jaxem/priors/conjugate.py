@@ -1,4 +1,4 @@
-"""Conjugate priors as pseudo-statistics: what is believed counts like rows that were seen."""
+"""Conjugate priors as pseudo-statistics: a prior counts like rows that were seen."""
 
 from typing import Any
 
@@ -21,31 +21,47 @@ from jaxem.numerics.tracing import is_traced
 
 @model_class
 class WithPrior(SameDensity):
-    """`model` with a conjugate prior: as if `strength` more rows had been seen that are distributed as `params`.
+    """A model with a conjugate prior, which counts like more rows that are distributed as `params`.
 
-    The posterior's statistics are S + S0, S0 the expected statistics of complete rows at `params` (Bishop 2006,
-    section 2.4.2), so MAP estimation is the same loop with `maximize(S + S0)`. The objective is the log-likelihood
-    plus log p(params) = Q(params, S0), less its value at the prior's mode, which is `params`: 0 at most, in nats.
+    The posterior has the statistics S + S0, where S0 are the expected statistics of `strength`
+    complete rows at `params` (Bishop 2006, section 2.4.2). MAP estimation is therefore the same
+    loop with `maximize(S + S0)`. The objective is the log-likelihood plus
+    log p(params) = Q(params, S0) - Q(mode, S0), which is at most 0, in nats. The mode of the prior
+    is `params`.
 
-    params: the prior's mode, in the data's units. strength: how many rows speak, one number, or a tree like params with
-    one (or one per component) for each leaf. A component's leaves get that many rows each, a mixture's weights (and an
-    HMM's initial probabilities) that many in all, a row of transition probabilities that many each. In the usual
-    names, with e = `strength` and a 0 for "at the mode":
+    Each leaf of a component gets `strength` rows. The weights of a mixture, and the initial
+    probabilities of an HMM, get that many in all, and each row of transition probabilities gets
+    that many. In the usual names, with e = `strength` and a 0 for "at the mode":
 
-        Dirichlet(alpha) on weights            e weights0 = alpha - 1
-        normal-inverse-Wishart(m, kappa, nu, Psi)   mean0 = m, e.mean = kappa, e.cov = nu + d + 2, cov0 = Psi / e.cov
-        gamma(a, b) on a Poisson rate          e = b, rate0 = (a - 1) / b
-        beta(a, b) on a Bernoulli probability  e = a + b - 2, prob0 = (a - 1) / e
+        Dirichlet(alpha) on weights                e weights0 = alpha - 1
+        normal-inverse-Wishart(m, kappa, nu, Psi)  mean0 = m, e.mean = kappa,
+                                                   e.cov = nu + d + 2, cov0 = Psi / e.cov
+        gamma(a, b) on a Poisson rate              e = b, rate0 = (a - 1) / b
+        beta(a, b) on a Bernoulli probability      e = a + b - 2, prob0 = (a - 1) / e
 
-    A shared covariance gets `strength` rows in all. Only the Gaussian's leaves may differ in strength; another family
-    takes that of its first leaf. A strength of 0 changes nothing.
+    A shared covariance gets `strength` rows in all. Only the leaves of a Gaussian may differ in
+    strength; every other family takes that of its first leaf. A strength of 0 changes nothing.
 
-    >>> import jax, jaxem
-    >>> x = jax.numpy.array([0.0, 1.0, 0.0, 0.0])
-    >>> believed = jaxem.MixtureParams(jax.numpy.ones(1), jaxem.PoissonParams(jax.numpy.array([2.0])))
-    >>> model = jaxem.WithPrior(jaxem.poisson_mixture(1), believed, strength=4.0)
-    >>> round(float(jaxem.fit(model, x, believed).params.components.rate[0]), 3)  # (1 + 4 * 2) / (4 + 4)
-    1.125
+    Args:
+        model: a model that provides `Conjugate`.
+        params: the mode of the prior, in the units of the data.
+        strength: how many rows the prior counts for: one number, or a tree like params with one
+            number (or one for each component) for each leaf.
+        given_in: the units that params are in; None means those of the data.
+
+    Raises:
+        NotProvidedError: a part of the model has no conjugate prior.
+        ValueError: a strength is negative or not finite.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jax.numpy.array([0.0, 1.0, 0.0, 0.0])
+        >>> rate = jaxem.PoissonParams(jax.numpy.array([2.0]))
+        >>> mode = jaxem.MixtureParams(jax.numpy.ones(1), rate)
+        >>> model = jaxem.WithPrior(jaxem.poisson_mixture(1), mode, strength=4.0)
+        >>> best = jaxem.fit(model, x, mode).params
+        >>> round(float(best.components.rate[0]), 3)  # (1 + 4 * 2) / (4 + 4)
+        1.125
     """
 
     model: Any
@@ -83,11 +99,15 @@ class WithPrior(SameDensity):
         return self.model.log_prior(params) + q(params, stats) - q(mode, stats)
 
     def degenerate(self, params: Any, n_points: Any) -> Any:
-        """With a share of the prior in every leaf the objective is bounded: its maximum is one, however tight."""
+        """None, if every leaf has a share of the prior.
+
+        Then the objective is bounded, and a component is at a proper maximum, however tight it is.
+        """
         proper = jnp.stack([jnp.min(jnp.asarray(leaf)) > 0 for leaf in jax.tree.leaves(self.strength)]).all()
         return self.model.degenerate(params, n_points) & ~proper
 
-    # The centred form's statistics are relative to the incumbent, and the prior's are not.
+    # The statistics of the centred form are relative to the incumbent params, and those of the
+    # prior are not.
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.model.prepare(x, weights)
@@ -100,17 +120,31 @@ class WithPrior(SameDensity):
 
 
 def weak_prior(model: Model, x: Any, strength: float = 1.0, weights: ArrayLike | None = None) -> WithPrior:
-    """`model` with a prior scaled by the data: as if each component had seen `strength` more rows like all of x.
+    """A model with a prior from the data: each component has seen `strength` more rows like x.
 
-    It keeps every component's covariance (rate, probability...) away from 0, where the likelihood has no maximum, and
-    fades as components hold more rows; Fraley and Raftery (2007) for normal mixtures. The cure for DEGENERATE.
+    The prior keeps the covariance (rate, probability, ...) of every component away from 0, where
+    the likelihood has no maximum, and it matters less the more rows a component holds. It is the
+    cure for DEGENERATE. Fraley and Raftery (2007) have it for normal mixtures.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.weak_prior(jaxem.gaussian_mixture(6), x)
-    >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
-    >>> bool((every.status == jaxem.Status.DEGENERATE).any())
-    False
+    Args:
+        model: a model that provides `Pools`.
+        x: the rows, [n, ...].
+        strength: how many rows the prior counts for in each component.
+        weights: sample weights [n]; None means that all are 1.
+
+    Returns:
+        The model with its prior.
+
+    Raises:
+        NotProvidedError: the model cannot say what a single component of all rows would be.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.weak_prior(jaxem.gaussian_mixture(6), x)
+        >>> best, every = jaxem.fit_restarts(model, x, jax.random.key(0), n_restarts=8)
+        >>> bool((every.status == jaxem.Status.DEGENERATE).any())
+        False
     """
     if not provides(model, Pools):
         raise NotProvidedError(model, "pooled", f"{type(model).__name__} cannot say what a single component would be")

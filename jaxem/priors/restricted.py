@@ -1,4 +1,4 @@
-"""Params that are held, tied or equal: a fit in fewer coordinates, for any model with a Q."""
+"""Params that are held or tied: a fit in fewer coordinates, for any model that provides Q."""
 
 import dataclasses
 from typing import Any
@@ -17,16 +17,20 @@ from jaxem.contract.wrapper import SameDensity
 from jaxem.inputs.arrays import as_start
 from jaxem.numerics.newton import climb
 
-#: Stands for a held entry among the numbers of coordinates.
+#: The number of a held entry, where other entries have the numbers of their coordinates.
 HELD = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Restriction(Constraint):
-    """A leaf in `place` of which some entries are held and others share coordinates.
+    """The constraint of a leaf of which some entries are held and others share coordinates.
 
-    ids: for every place of the leaf (all axes but the event's), flat, the number of its coordinates; HELD is none.
-    Its unconstrained form is {"held": the leaf, "free": one set of coordinates for every number}.
+    Its unconstrained form is {"held": the leaf, "free": one set of coordinates for each number}.
+
+    Attributes:
+        place: the constraint of the leaf without restrictions.
+        shape: the axes of the leaf before those of an event, such as a matrix.
+        ids: for each entry along these axes, flat, the number of its coordinates, or HELD.
     """
 
     place: Constraint
@@ -37,7 +41,7 @@ class Restriction(Constraint):
         return np.array(self.ids, int).reshape(self.shape)
 
     def _index(self, free_shape):
-        """Which entry of the flat free coordinates each unconstrained coordinate of the leaf is."""
+        """The position of each unconstrained coordinate of the leaf among the flat free ones."""
         event = free_shape[len(self.shape) :]
         size = int(np.prod(event))
         numbers = self._numbers().reshape(self.shape + (1,) * len(event))
@@ -59,13 +63,17 @@ class Restriction(Constraint):
         held = jax.lax.stop_gradient(free["held"])
         inside = self.place.to_free(held)
         index = self._index(inside.shape)
-        # Held entries may lie on the edge of their place, where coordinates are infinite: any others will do here.
+        # Held entries may lie on the boundary, where coordinates are infinite. Any others will do
+        # here, because the result does not use them.
         here = jnp.where(index == HELD, jnp.nan_to_num(inside), _at(free["free"], index))
         value = self.place.to_params(here)
         return jnp.where(self._over_entries(self._numbers() == HELD, value), held, value)
 
     def settled(self, value: Any, held: Any) -> Any:
-        """`value` with held entries as in `held`, and tied ones at their mean in unconstrained coordinates."""
+        """A leaf that obeys the restriction.
+
+        Held entries are as in `held`, and tied ones at their mean in unconstrained coordinates.
+        """
         numbers = self._numbers()
         counts = np.bincount(numbers[numbers != HELD], minlength=1)
         shared = (numbers != HELD) & (counts[np.maximum(numbers, 0)] > 1)
@@ -91,12 +99,18 @@ def _at(values, index):
 
 @model_class
 class Restricted(SameDensity):
-    """`model` with entries of its params held at those of `params`, or tied to each other; made by `restrict`.
+    """A model with params that are held at given values or tied to each other; see `restrict`.
 
-    The M-step maximises Q over the coordinates that are left: it starts from the model's own M-step and climbs by
-    Newton's method to where the gradient in these coordinates is 0; with p coordinates a step of that costs p^3, and
-    none is taken where the first point is the solution already (held weights, held components...). `n_free_params`
-    counts what is left; gradient fits and the laws see the same coordinates.
+    The M-step maximises Q over the coordinates that are left. It starts from the M-step of the
+    model and climbs by Newton's method to where the gradient in these coordinates is 0. A step in p
+    coordinates costs p^3 operations; no step is taken where the first point is the solution
+    already (held weights, held components). `n_free_params` counts what is left, and gradient fits
+    and the laws use the same coordinates.
+
+    Attributes:
+        model: the model without restrictions.
+        params: where entries are held, in the units of the data.
+        restrictions: the restriction of each leaf of params, as `restrict` makes them.
     """
 
     model: Any
@@ -141,7 +155,7 @@ class Restricted(SameDensity):
         return self.settled(constrain(self, unravel(flat.at[moving].set(found))))
 
     def _moving(self, free):
-        """Which coordinates move, as arrays of the host: the structure says so, whatever the values."""
+        """Which coordinates move, as arrays on the host. This depends on the structure alone."""
         shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape), free)
         with jax.ensure_compile_time_eval():
             return jax.tree.map(np.asarray, movable(self, shapes))
@@ -152,7 +166,7 @@ class Restricted(SameDensity):
     def permute(self, params: Any, order: Any) -> Any:
         raise NotProvidedError(self, "permute", "components have restrictions of their own")
 
-    # Statistics of the centred form have no Q to climb.
+    # The statistics of the centred form cannot evaluate Q.
 
     def prepare(self, x: Any, weights: jax.Array | None = None, centred: bool = False) -> Any:
         return self.model.prepare(x, weights)
@@ -160,7 +174,7 @@ class Restricted(SameDensity):
     def ill_conditioned(self, params: Any) -> Any:
         return None
 
-    # --- units that keep columns apart: what is held or tied in the data's units is so in these ----------------------
+    # --- units that keep columns apart, so that what is held or tied stays so ---------------------
 
     def units(self, x: Any, weights: jax.Array | None = None) -> Units:
         return RestrictedUnits(_columnwise(self.model.units(x, weights)), self)
@@ -172,9 +186,11 @@ class Restricted(SameDensity):
 
 @pytree_class
 class RestrictedUnits(Units):
-    """The units of a restricted model: params that move keep what is held and tied, to the bit.
+    """The units of a restricted model, in which what is held and tied stays so to the bit.
 
-    restricted: the model in the data's units.
+    Attributes:
+        inner_units: the units of the model without restrictions.
+        restricted: the restricted model, in the units of the data.
     """
 
     inner_units: Units
@@ -195,7 +211,7 @@ class RestrictedUnits(Units):
     def params(self, params: Any) -> Any:
         moved = self.inner_units.params(params)
         if any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(moved)):
-            return moved  # on the host: what is held and tied is made so in the program, after rounding
+            return moved  # on the host: the program settles them, after they are rounded
         return self.inner_units.model(self.restricted).settled(moved)
 
     def back(self, params: Any) -> Any:
@@ -222,7 +238,7 @@ def _settled(place, rule, leaf, held):
 
 
 def _columnwise(units):
-    """Units that no matrix mixes: `matrix` and `inverse`, wherever they are in the tree, become I."""
+    """Units in which no matrix mixes columns: each `matrix` and `inverse` becomes the identity."""
 
     def plain(path, leaf):
         name = getattr(path[-1], "name", "") if path else ""
@@ -234,29 +250,43 @@ def _columnwise(units):
     return jax.tree_util.tree_map_with_path(plain, units)
 
 
-# --- from what a person says -----------------------------------------------------------------------------------------
+# --- from the arguments of `restrict` to the rule of each leaf ----------------------------------
 
 
 def restrict(model: Any, params: Any, *, freeze: Any = (), tie: Any = ()) -> Restricted:
-    """`model` in which some params are held, or equal to each other.
+    """A model in which some params are held at given values, or equal to each other.
 
-    params: those of the model, in the data's units; what is frozen keeps its value there, in every restart, to the bit.
-    freeze: paths of leaves, such as "weights" or "components.mean" ("components" is all below it); a dict from paths to
-    masks (bool, broadcast to the leaf); or a tree of masks like params. A part of a covariance matrix or of a vector of
-    probabilities cannot be frozen by itself, but one component's can.
-    tie: the same, for what all components share: a leaf (or the masked part of it) is equal along its leading axis.
-    Mixture weights that are tied are equal: 1 / k.
+    A part of a covariance matrix, or of a vector of probabilities, cannot be held by itself; the
+    whole matrix of one component can. Weights that are tied are all equal to 1 / k.
 
-    Raises ValueError for paths that are not there, masks that do not fit, and contradictions.
+    Args:
+        model: a model that provides `expected_log_joint`.
+        params: params of the model, in the units of the data. What is frozen keeps its value in
+            every restart, to the bit.
+        freeze: what is held. Paths of leaves, such as "weights" or "components.mean" (and
+            "components" is all below it); a dict from paths to masks of bool, which are broadcast
+            to the leaf; or a tree of masks like params.
+        tie: what all components share, in the same form. A leaf, or its masked part, is equal along
+            its leading axis.
 
-    >>> import jax, jaxem
-    >>> x = jaxem.datasets.old_faithful()
-    >>> model = jaxem.gaussian_mixture(2)
-    >>> start = model.init(jax.random.key(0), x)
-    >>> equal = jaxem.restrict(model, start, tie=["weights", "components.cov"])
-    >>> best, _ = jaxem.fit_restarts(equal, x, jax.random.key(0), n_restarts=4)
-    >>> best.params.weights.tolist(), jaxem.n_free_params(equal, best.params)  # 4 means, 3 of a covariance
-    ([0.5, 0.5], 7)
+    Returns:
+        The restricted model.
+
+    Raises:
+        ValueError: a path does not exist, a mask does not fit, or the restrictions contradict each
+            other.
+
+    Examples:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.old_faithful()
+        >>> model = jaxem.gaussian_mixture(2)
+        >>> start = model.init(jax.random.key(0), x)
+        >>> equal = jaxem.restrict(model, start, tie=["weights", "components.cov"])
+        >>> best, _ = jaxem.fit_restarts(equal, x, jax.random.key(0), n_restarts=4)
+        >>> best.params.weights.tolist()
+        [0.5, 0.5]
+        >>> jaxem.n_free_params(equal, best.params)  # 4 means, 3 of a covariance
+        7
     """
     params = as_start(model, params, None, "params")
     places = jax.tree.leaves(model.constraints(), is_leaf=_is_constraint)
@@ -272,7 +302,7 @@ def restrict(model: Any, params: Any, *, freeze: Any = (), tie: Any = ()) -> Res
 
 
 def _masks(name, given, paths, leaves, tree):
-    """A bool array for every leaf."""
+    """A mask of bool for each leaf."""
     masks = [np.zeros(np.shape(leaf), bool) for leaf in leaves]
     if jax.tree.structure(given) == tree and not isinstance(given, (str, dict)):
         given = dict(zip(paths, jax.tree.leaves(given), strict=True))
@@ -293,7 +323,7 @@ def _masks(name, given, paths, leaves, tree):
 
 
 def _rule(path, place, leaf, frozen, tied):
-    """(the leaf, its rule): None, "held", or the (shape, ids) of a `Restriction`."""
+    """The leaf and its rule: None, "held", or the shape and the ids of a `Restriction`."""
     if isinstance(place, Fixed):
         if tied.any():
             raise ValueError(f"tie: {path!r} is not estimated by this model")
@@ -325,7 +355,7 @@ def _rule(path, place, leaf, frozen, tied):
 
 
 def _of_places(path, name, mask, batch):
-    """A mask of the places of a leaf from one of its entries."""
+    """The mask of whole events of a leaf, from the mask of its numbers."""
     flat = mask.reshape(*batch, -1)
     if (flat.any(-1) != flat.all(-1)).any():
         raise ValueError(f"{name}: a part of one entry of {path!r} (a matrix, or probabilities) cannot stand alone")
@@ -333,7 +363,7 @@ def _of_places(path, name, mask, batch):
 
 
 def _agree(path, leaf, tied):
-    """Frozen entries that are tied have to be equal."""
+    """Raise ValueError unless frozen entries that are tied are equal."""
     first = np.take_along_axis(leaf, np.argmax(tied, 0)[None], 0) if leaf.ndim else leaf
     if (tied & (leaf != first)).any():
         raise ValueError(f"tie: {path!r} is frozen at unequal values, and tied to be equal")

@@ -238,5 +238,5 @@ def test_going_on_with_new_rows(float64):
 def test_online_em_is_for_streams():
     x = groups(50, 2, 2)
     model = jaxem.gaussian_mixture(2)
-    with pytest.raises(ValueError, match="fit_stream takes it"):
+    with pytest.raises(ValueError, match="it is for fit_stream"):
         jaxem.fit(model, x, model.init(KEY, x), algorithm=jaxem.OnlineEM())
